@@ -1,0 +1,19 @@
+/* The instruction sets this library was compiled for, and which of them the machine has. */
+#ifndef MGF_DISPATCH_H
+#define MGF_DISPATCH_H
+
+#include "microgpt_fast.h"
+
+typedef struct {
+    const char *name; /* "baseline", "avx2", "avx512" */
+    const mgf_kernels_f32 *f32;
+    const mgf_kernels_f64 *f64;
+    const mgf_exact *exact;
+} mgf_instruction_set;
+
+/* Instruction set i, from the plainest to the widest; NULL past the last. */
+const mgf_instruction_set *mgf_instruction_set_at(int i);
+/* Whether the processor and the operating system support it. */
+int mgf_supported(int i);
+
+#endif

@@ -1,0 +1,223 @@
+/* Vectors of `real`: VL lanes, as wide as the instruction set this unit is compiled for.
+ *
+ * Arithmetic (+ - * /) is GNU C's on vector types, contracted to fused multiply-adds where the instruction set has
+ * them. Here is what the language lacks: partial loads and stores, maximum, square root, sums over lanes, exp, and the
+ * transposition of a VL x VL block. Every function also has a plain form, so that a new instruction set starts to work
+ * with nothing but its width.
+ */
+#ifndef MGF_SIMD_H
+#define MGF_SIMD_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if REAL_BITS == 32
+typedef float real;
+typedef int32_t integer;
+#else
+typedef double real;
+typedef int64_t integer;
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+/* Registers: what the largest tile of gemm.h may use. */
+#if VECTOR_BYTES == 64 || defined(__aarch64__)
+#define VECTOR_REGISTERS 32
+#else
+#define VECTOR_REGISTERS 16
+#endif
+
+#define VL (VECTOR_BYTES * 8 / REAL_BITS)
+#define INLINE static inline __attribute__((always_inline, unused))
+#define NOINLINE static __attribute__((noinline, unused))
+#define UNROLL _Pragma("GCC unroll 64")
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));
+typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+INLINE ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+/* n rounded up to whole vectors */
+INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + VL - 1) / VL * VL; }
+
+/* how many of the VL lanes from index i on lie below n */
+INLINE int lanes_left(ptrdiff_t i, ptrdiff_t n) { return (int)min_of(VL, n - i); }
+
+INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
+INLINE void store(real *p, vec x) { *(unaligned_vec *)p = x; }
+INLINE vec splat(real x) { return x - (vec){0}; }
+INLINE ivec isplat(integer x) { return x - (ivec){0}; }
+
+/* The first n lanes, 0 < n <= VL; the others are 0 when loaded and untouched when stored. */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+INLINE vec load_n(const real *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)(0xffffu >> (VL - n)), p); }
+INLINE void store_n(real *p, vec x, int n) { _mm512_mask_storeu_ps(p, (__mmask16)(0xffffu >> (VL - n)), x); }
+#elif VECTOR_BYTES == 64
+INLINE vec load_n(const real *p, int n) { return _mm512_maskz_loadu_pd((__mmask8)(0xffu >> (VL - n)), p); }
+INLINE void store_n(real *p, vec x, int n) { _mm512_mask_storeu_pd(p, (__mmask8)(0xffu >> (VL - n)), x); }
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+INLINE __m256i mask_n(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+INLINE vec load_n(const real *p, int n) { return n == VL ? load(p) : (vec)_mm256_maskload_ps(p, mask_n(n)); }
+INLINE void store_n(real *p, vec x, int n) { n == VL ? store(p, x) : _mm256_maskstore_ps(p, mask_n(n), x); }
+#elif VECTOR_BYTES == 32
+INLINE __m256i mask_n(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+INLINE vec load_n(const real *p, int n) { return n == VL ? load(p) : (vec)_mm256_maskload_pd(p, mask_n(n)); }
+INLINE void store_n(real *p, vec x, int n) { n == VL ? store(p, x) : _mm256_maskstore_pd(p, mask_n(n), x); }
+#else
+INLINE vec load_n(const real *p, int n) {
+    if (n == VL) return load(p);
+    vec x = {0};
+    for (int lane = 0; lane < n; lane++) x[lane] = p[lane];
+    return x;
+}
+INLINE void store_n(real *p, vec x, int n) {
+    if (n == VL) store(p, x);
+    else for (int lane = 0; lane < n; lane++) p[lane] = x[lane];
+}
+#endif
+
+/* lanes 0, 1, 2, ... */
+INLINE ivec lane_numbers(void) {
+    ivec lanes = {0};
+    UNROLL for (int lane = 0; lane < VL; lane++) lanes[lane] = lane;
+    return lanes;
+}
+
+/* a where the mask (a comparison's result: all bits of a lane) is set, else b */
+INLINE vec blend(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+/* Largest of two; where either is NaN, b. */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+INLINE vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec vsqrt(vec a) { return _mm512_sqrt_ps(a); }
+#elif VECTOR_BYTES == 64
+INLINE vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
+INLINE vec vsqrt(vec a) { return _mm512_sqrt_pd(a); }
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+INLINE vec vmax(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec vsqrt(vec a) { return _mm256_sqrt_ps(a); }
+#elif VECTOR_BYTES == 32
+INLINE vec vmax(vec a, vec b) { return _mm256_max_pd(a, b); }
+INLINE vec vsqrt(vec a) { return _mm256_sqrt_pd(a); }
+#else
+INLINE vec vmax(vec a, vec b) { return blend(a > b, a, b); }
+INLINE vec vsqrt(vec a) {
+    for (int lane = 0; lane < VL; lane++) a[lane] = REAL_BITS == 32 ? (real)sqrtf((float)a[lane]) : (real)sqrt(a[lane]);
+    return a;
+}
+#endif
+
+/* lanes i and i ^ distance change places */
+INLINE vec swap_lanes(vec x, const int distance) {
+    vec y = x;
+#ifdef __clang__
+    UNROLL for (int lane = 0; lane < VL; lane++) y[lane] = x[lane ^ distance];
+#else
+    y = __builtin_shuffle(x, lane_numbers() ^ isplat(distance));
+#endif
+    return y;
+}
+/* the sum, or the maximum, over the lanes, in every lane */
+INLINE vec sum_lanes(vec x) {
+    UNROLL for (int distance = VL / 2; distance; distance /= 2) x += swap_lanes(x, distance);
+    return x;
+}
+INLINE vec max_lanes(vec x) {
+    UNROLL for (int distance = VL / 2; distance; distance /= 2) x = vmax(x, swap_lanes(x, distance));
+    return x;
+}
+
+/* exp(x) for x <= 0 (the softmax's arguments; up to 80 is served): e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2,
+ * and e^r by a polynomial fitted at Chebyshev nodes (relative error 1.0e-8 for float32, 1.7e-17 for float64).
+ * Maximal error 1.5 units in the last place; below the normal range the result is 0; NaN stays NaN. */
+#if REAL_BITS == 32
+#define EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+#define EXP_LOWEST -87.33654f
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440e-4f
+static const real EXP_COEFFICIENTS[] = {1.0f, 1.0f, 0.5f, 0.16666577f, 0.041666555f, 0.0083631731f, 0.0013926176f};
+#else
+#define EXP_ROUND 6755399441055744.0
+#define EXP_LOWEST -708.3964185322641
+#define LN2_HIGH 0.6931471803691238
+#define LN2_LOW 1.9082149292705878e-10
+static const real EXP_COEFFICIENTS[] = {
+    1.0, 1.0, 0.5000000000000001, 0.16666666666666668, 0.04166666666662416, 0.008333333333330064,
+    0.001388888891719672, 0.00019841269863040545, 2.4801521322368693e-05, 2.755726848031003e-06,
+    2.7620075879983366e-07, 2.510037583256123e-08};
+#endif
+INLINE vec vexp(vec x) {
+    enum { DEGREE = sizeof EXP_COEFFICIENTS / sizeof *EXP_COEFFICIENTS - 1 };
+    vec shifted = x * splat((real)1.4426950408889634) + splat(EXP_ROUND);
+    vec n = shifted - splat(EXP_ROUND);
+    vec r = x - n * splat(LN2_HIGH);
+    r = r - n * splat(LN2_LOW);
+    vec p = splat(EXP_COEFFICIENTS[DEGREE]);
+    UNROLL for (int i = DEGREE - 1; i >= 0; i--) p = p * r + splat(EXP_COEFFICIENTS[i]);
+    p = (vec)((ivec)p + ((ivec)shifted << (REAL_BITS == 32 ? 23 : 52)));
+    return blend(x < splat(EXP_LOWEST), (vec){0}, p);
+}
+
+/* log(x) for positive normal x: x = 2^n z with sqrt(1/2) <= z < sqrt(2), s = (z - 1) / (z + 1), |s| <= 0.172,
+ * log z = 2 s (1 + s^2/3 + s^4/5 + ...). Maximal error 2 units in the last place, or of 1 where |log x| < 1. */
+INLINE vec vlog(vec x) {
+    enum { TERMS = REAL_BITS == 32 ? 5 : 11, MANTISSA = REAL_BITS == 32 ? 23 : 52 };
+    const ivec root_half = (ivec)splat((real)0.7071067811865476);
+    ivec n = ((ivec)x - root_half) >> MANTISSA;
+    vec z = (vec)((ivec)x - (n << MANTISSA));
+    vec s = (z - splat(1)) / (z + splat(1)), s2 = s * s;
+    vec p = splat((real)1 / (2 * TERMS + 1));
+    UNROLL for (int i = TERMS - 1; i >= 0; i--) p = p * s2 + splat((real)1 / (2 * i + 1));
+    vec exponent = __builtin_convertvector(n, vec);
+    return exponent * splat(LN2_HIGH) + ((s + s) * p + exponent * splat(LN2_LOW));
+}
+
+/* rows[i][j] <-> rows[j][i], by exchanging ever smaller off-diagonal blocks */
+INLINE void transpose(vec rows[VL]) {
+    UNROLL for (int half = VL / 2; half; half /= 2) {
+        UNROLL for (int i = 0; i < VL; i++) {
+            if (i & half) continue;
+            vec a = rows[i], b = rows[i + half];
+#ifdef __clang__
+            UNROLL for (int lane = 0; lane < VL; lane++) {
+                rows[i][lane] = lane & half ? b[lane - half] : a[lane];
+                rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
+            }
+#else
+            ivec lanes = lane_numbers(), right = (lanes & isplat(half)) != 0;
+            rows[i] = __builtin_shuffle(a, b, lanes + (right & isplat(VL - half)));
+            rows[i + half] = __builtin_shuffle(a, b, lanes + (right & isplat(VL)) + (~right & isplat(half)));
+#endif
+        }
+    }
+}
+
+/* to[j * ld_to + i] = from[i * ld_from + j] * scale for i < n_rows, j < n_columns (each at most VL); every one of the
+ * n_columns rows written has VL lanes, those from n_rows on are 0. */
+INLINE void transpose_block(real *to, ptrdiff_t ld_to, const real *from, ptrdiff_t ld_from, int n_rows, int n_columns,
+                            real scale) {
+    vec rows[VL];
+    if (n_rows == VL && n_columns == VL) {
+        UNROLL for (int i = 0; i < VL; i++) rows[i] = load(from + i * ld_from) * splat(scale);
+        transpose(rows);
+        UNROLL for (int j = 0; j < VL; j++) store(to + j * ld_to, rows[j]);
+    } else {
+        UNROLL for (int i = 0; i < VL; i++)
+            rows[i] = i < n_rows ? load_n(from + i * ld_from, n_columns) * splat(scale) : (vec){0};
+        transpose(rows);
+        UNROLL for (int j = 0; j < VL; j++) if (j < n_columns) store(to + j * ld_to, rows[j]);
+    }
+}
+
+#endif

@@ -1,0 +1,101 @@
+"""Which backend computes, and why.
+
+A backend is a module with the kernels under their C names and an ``Engine``; modules are imported when they are asked
+for, the best first.
+"""
+
+import importlib
+import sys
+
+BACKENDS = {"cython": "cython_backend", "numpy": "numpy_backend"}
+
+
+class BackendError(RuntimeError):
+    """A backend cannot be used here; the text says why."""
+
+
+def load(name="auto"):
+    """The module of a backend.
+
+    Parameters
+    ----------
+    name : str
+        "cython", "numpy", or "auto" for the first of these that works; where that is not the compiled one, a line on
+        stderr says so.
+
+    Returns
+    -------
+    module
+        With the kernels, ``Engine`` and ``HAS_EXACT``.
+
+    Raises
+    ------
+    BackendError
+        If the backend does not exist or cannot be imported.
+    """
+    if name == "auto":
+        return _best()
+    if name not in BACKENDS:
+        raise BackendError(f"backend must be one of {', '.join(['auto', *BACKENDS])}, not {name!r}")
+    try:
+        return importlib.import_module(f".{BACKENDS[name]}", __name__)
+    except ModuleNotFoundError as error:
+        raise BackendError(f"backend {name!r} is not installed: {_reason(error)}") from error
+    except (ImportError, ValueError) as error:
+        raise BackendError(f"backend {name!r} cannot be used: {error}") from error
+
+
+def name_of(module):
+    """The name under which `load` knows a backend's module."""
+    return next(name for name, home in BACKENDS.items() if module.__name__.endswith("." + home))
+
+
+def describe():
+    """What is here, for ``microgpt-fast info``.
+
+    Returns
+    -------
+    dict
+        "backends": name -> "ok" or why not; and, with the compiled backend, "isa": the instruction set in use,
+        "isa_reason", "isas_compiled" and "isas_supported".
+    """
+    report = {"backends": {}}
+    for name in BACKENDS:
+        try:
+            module = load(name)
+        except BackendError as error:
+            report["backends"][name] = str(error)
+            continue
+        report["backends"][name] = "ok"
+        if name == "cython":
+            report["isas_compiled"] = module.compiled_isas()
+            report["isas_supported"] = module.isas()
+            report["isa"] = module.active_isa()
+            report["isa_reason"] = module.isa_reason()
+    return report
+
+
+_announced = set()
+
+
+def _best():
+    reasons = []
+    for name in BACKENDS:
+        try:
+            module = load(name)
+        except BackendError as error:
+            if not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            reasons.append(str(error))
+            continue
+        if reasons and name not in _announced:
+            _announced.add(name)
+            print(f"microgpt-fast: using the slower {name} backend: {reasons[0]}", file=sys.stderr)
+        return module
+    raise BackendError("no backend can be used: " + "; ".join(reasons))
+
+
+def _reason(error):
+    if "cython_backend" in str(error):
+        return "the package was installed without a C compiler; install gcc or clang, then install the package again"
+    return str(error)
