@@ -83,7 +83,7 @@ def write_tables(signatures):
 def kernel_function(s):
     """The Python function of one kernel: takes arrays, checks their dtypes, and calls the table of that dtype."""
     python = ", ".join(a.name if a.is_pointer else f"{cython_type(a.ctype, 'double')} {a.name}" for a in s.arguments)
-    first_real = next(a.name for a in s.arguments if a.base == "real" and not a.is_const)
+    first_real = next(a.name for a in s.arguments if a.base == "real" and a.is_const)  # an input, never NULL
     lines = [f"def {s.name}({python}):", f'    """{s.name}({", ".join(a.name for a in s.arguments)}), see microgpt_fast_kernels.h."""']
     lines += [f"    cdef bint single = is_single({first_real})"]
     for a in s.arguments:

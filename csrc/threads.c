@@ -1,12 +1,18 @@
 #include "threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "denormals.h"
 
-enum { SPINS = 20000 }; /* looks at the next phase before a worker goes to sleep: some 50 microseconds */
+/* How long to look for a change before giving the processor away: where another program holds a core, waiting at full
+ * speed would keep the thread that is waited for from running. */
+enum {
+    SPINS = 2000,  /* then yield, some 20 microseconds */
+    YIELDS = 200,  /* then sleep */
+};
 
 struct mgf_pool {
     int workers;         /* besides the caller */
@@ -29,7 +35,11 @@ static atomic_int forks;
 static void count_fork(void) { atomic_fetch_add(&forks, 1); }
 static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
 
-static inline void relax(void) {
+static inline void relax(int looks) {
+    if (looks > SPINS) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -44,9 +54,9 @@ static void work(mgf_pool *pool) {
 
 /* returns when the phase is no longer `seen` */
 static void wait_for_phase(mgf_pool *pool, unsigned seen) {
-    for (int i = 0; i < SPINS; i++) {
+    for (int looks = 0; looks < SPINS + YIELDS; looks++) {
         if (atomic_load(&pool->phase) != seen) return;
-        relax();
+        relax(looks);
     }
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->asleep, 1);
@@ -115,5 +125,5 @@ void mgf_pool_run(mgf_pool *pool, ptrdiff_t items, mgf_task *task, void *context
     atomic_store(&pool->busy, pool->workers);
     next_phase(pool);
     work(pool);
-    while (atomic_load(&pool->busy)) relax();
+    for (int looks = 0; atomic_load(&pool->busy); looks += looks <= SPINS) relax(looks);
 }

@@ -61,6 +61,7 @@ INLINE void tile(const int rows, const int vectors, const int transposed, const 
 
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
     for (ptrdiff_t k = 0; k < K; k++) {
+        if (transposed) __builtin_prefetch(a + 32 * ld_a); /* rows of A lie too far apart for the hardware to foresee */
         vec row[4];
         UNROLL for (int j = 0; j < vectors; j++)
             row[j] = tile_load(b + j * VL, partial && j == vectors - 1, t->last);
