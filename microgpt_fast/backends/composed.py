@@ -1,0 +1,293 @@
+"""The whole model from one backend's kernels: training steps, forward, backward and cached decoding."""
+
+import numpy as np
+
+RELU, RELU2 = 0, 1
+NORM_EPS = 1e-5
+
+
+class _Batch:
+    """Some documents, packed: `inputs`, `targets`, `positions` [N] and `cu_seqlens` [B + 1], all int32."""
+
+    def __init__(self, tokens, starts, lengths):
+        self.lengths = np.asarray(lengths, np.int64)
+        self.cu_seqlens = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+        self.B, self.N = len(self.lengths), int(self.cu_seqlens[-1])
+        self.positions = (np.arange(self.N) - np.repeat(self.cu_seqlens[:-1], self.lengths)).astype(np.int32)
+        rows = np.repeat(np.asarray(starts, np.int64), self.lengths) + self.positions
+        self.inputs, self.targets = tokens[rows], tokens[rows + 1]
+
+
+class ComposedEngine:
+    """The whole model on the kernels of one backend.
+
+    Parameters, gradients and moments are flat arrays [P] in the order of `config.shapes()`. Document i of a
+    batch reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input, each but
+    the first a target. The loss is the mean over the documents of each document's mean cross-entropy.
+
+    Parameters
+    ----------
+    kernels : module
+        With the functions of microgpt_fast_kernels.h and NAME.
+    config : GPTConfig
+    dtype : float32 or float64
+    numerics : "fast"
+        ValueError for "exact", which only the compiled backend has.
+    threads : int
+        Not used here.
+    """
+
+    def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
+        if numerics != "fast":
+            raise ValueError(f"numerics is {numerics!r}: the {kernels.NAME} backend has only 'fast'")
+        self.kernels = kernels
+        self.config, self.dtype = config, np.dtype(dtype)
+        self.activation = {"relu": RELU, "relu2": RELU2}[config.activation]
+        self.scale = config.head_dim**-0.5
+        self.heads = (config.n_head, config.head_dim)
+
+    def _named(self, flat):
+        """Views into a flat buffer by name; attn_qkv [3C, C] is a layer's attn_wq, attn_wk and attn_wv."""
+        views, first = {}, 0
+        for name, (rows, columns) in self.config.shapes().items():
+            size = rows * columns
+            views[name] = flat[first : first + size].reshape(rows, columns)
+            if name.endswith("attn_wq"):
+                fused = flat[first : first + 3 * size].reshape(3 * rows, columns)
+                views[name.replace("attn_wq", "attn_qkv")] = fused
+            first += size
+        return views
+
+    def _check(self, tokens, starts, lengths):
+        block_size, vocab_size = self.config.block_size, self.config.vocab_size
+        for document, (start, length) in enumerate(zip(starts, lengths)):
+            if not 1 <= length <= block_size:
+                raise IndexError(f"document {document}: length {length} is not in 1 .. {block_size}")
+            if not 0 <= start < len(tokens) - length:
+                span = f"tokens[{start}] .. tokens[{start + length}]"
+                raise IndexError(f"document {document}: {span} are not all within {len(tokens)} tokens")
+            text = tokens[start : start + length + 1]
+            if text.min() < 0 or text.max() >= vocab_size:
+                bad = text[(text < 0) | (text >= vocab_size)][0]
+                raise IndexError(f"document {document}: token {bad} is not in 0 .. {vocab_size - 1}")
+
+    def _empty(self, *shape):
+        return np.empty(shape, self.dtype)
+
+    def _norm(self, x):
+        y, rstd = np.empty_like(x), self._empty(len(x))
+        self.kernels.rmsnorm_forward(y, rstd, x, None, *x.shape, NORM_EPS)
+        return y, rstd
+
+    def _linear(self, x, w):
+        y = self._empty(len(x), len(w))
+        self.kernels.linear_forward(y, x, w, len(x), *w.T.shape)
+        return y
+
+    def _split(self, qkv):
+        """q, k, v [N, H, D] as views into qkv [N, 3C]"""
+        return [part.reshape(len(qkv), *self.heads) for part in np.split(qkv, 3, axis=1)]
+
+    def _forward(self, w, batch):
+        """Logits [N, V] and, for the backward, what each layer computed."""
+        kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
+        N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
+        embedded = self._empty(N, C)
+        kernels.embedding_forward(embedded, batch.inputs, batch.positions, w["wte"], w["wpe"], N, C, V, T)
+        x, rstd = self._norm(embedded)
+        saved = [(embedded, rstd)]
+        for layer in range(self.config.n_layer):
+            block = f"layer{layer}."
+            x1 = x
+            y1, rstd1 = self._norm(x1)
+            qkv = self._linear(y1, w[block + "attn_qkv"])
+            o, lse = self._empty(N, *self.heads), self._empty(N, self.config.n_head)
+            kernels.attention_forward(
+                o, lse, *self._split(qkv), C, 3 * C, cu_seqlens, B, *self.heads, self.scale, None
+            )
+            x2 = x1 + self._linear(o.reshape(N, C), w[block + "attn_wo"])
+            y2, rstd2 = self._norm(x2)
+            y, h = self._empty(N, C), self._empty(N, 4 * C)
+            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
+            kernels.mlp_forward(y, h, y2, fc1, fc2, N, C, 4 * C, self.activation)
+            x = x2 + y
+            saved.append((x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h))
+        saved.append(x)
+        return self._linear(x, w["lm_head"]), saved
+
+    def _losses(self, logits, batch):
+        """Each row's log of its sum of exponentials, and each document's mean loss."""
+        losses, lse = self._empty(batch.N), self._empty(batch.N)
+        self.kernels.cross_entropy_forward(losses, lse, logits, batch.targets, *logits.shape)
+        return lse, np.add.reduceat(losses.astype(np.float64), batch.cu_seqlens[:-1]) / batch.lengths
+
+    def _backward(self, grads, params, batch):
+        """The losses of the documents; grads += the gradient of their mean."""
+        kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
+        w, dw = self._named(params), self._named(grads)
+        N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
+        logits, saved = self._forward(w, batch)
+        lse, losses = self._losses(logits, batch)
+
+        dlogits, dx = np.empty_like(logits), self._empty(N, C)
+        dlosses = np.repeat(1 / (batch.B * batch.lengths), batch.lengths).astype(self.dtype)
+        kernels.cross_entropy_backward(dlogits, dlosses, lse, logits, batch.targets, N, V)
+        kernels.linear_backward(dx, dw["lm_head"], dlogits, saved.pop(), w["lm_head"], N, C, V, False)
+        for layer in reversed(range(self.config.n_layer)):
+            block = f"layer{layer}."
+            x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h = saved.pop()
+            fc1, fc2 = block + "mlp_fc1", block + "mlp_fc2"
+            dy2, dh = self._empty(N, C), self._empty(N, 4 * C)
+            kernels.mlp_backward(
+                dy2, dw[fc1], dw[fc2], dh, dx, h, y2, w[fc1], w[fc2], N, C, 4 * C, self.activation
+            )
+            kernels.rmsnorm_backward(dx, None, dy2, x2, None, rstd2, N, C, True)
+
+            d_o, dqkv, delta = np.empty_like(o), np.empty_like(qkv), np.empty_like(lse)
+            wo, w_qkv = block + "attn_wo", block + "attn_qkv"
+            d_o_rows, o_rows = d_o.reshape(N, C), o.reshape(N, C)
+            kernels.linear_backward(d_o_rows, dw[wo], dx, o_rows, w[wo], N, C, C, False)
+            kernels.attention_backward(
+                *self._split(dqkv), delta, d_o, o, lse, *self._split(qkv), C, 3 * C, cu_seqlens, B,
+                *self.heads, self.scale, None,
+            )  # fmt: skip
+            dy1 = self._empty(N, C)
+            kernels.linear_backward(dy1, dw[w_qkv], dqkv, y1, w[w_qkv], N, C, 3 * C, False)
+            kernels.rmsnorm_backward(dx, None, dy1, x1, None, rstd1, N, C, True)
+        embedded, rstd = saved.pop()
+        dembedded = self._empty(N, C)
+        kernels.rmsnorm_backward(dembedded, None, dx, embedded, None, rstd, N, C, False)
+        dwte, dwpe = dw["wte"], dw["wpe"]
+        kernels.embedding_backward(dwte, dwpe, dembedded, batch.inputs, batch.positions, N, C, V, T)
+        return losses
+
+    def forward(self, params, tokens, starts, lengths, logits=None):
+        """Losses [B] float64 of the documents.
+
+        Parameters
+        ----------
+        params : array [P]
+        tokens : int32 array
+        starts : int64 array [B]
+        lengths : int32 array [B]
+        logits : array [N, V], optional
+            Overwritten with the logits of every input token.
+
+        Raises
+        ------
+        IndexError
+            A token or length is out of range; nothing has been written.
+        """
+        self._check(tokens, starts, lengths)
+        batch = _Batch(tokens, starts, lengths)
+        computed, _ = self._forward(self._named(params), batch)
+        if logits is not None:
+            logits[...] = computed
+        return self._losses(computed, batch)[1]
+
+    def backward(self, grads, params, tokens, starts, lengths):
+        """As `forward`; the gradient of the mean of the losses is added to grads [P]."""
+        self._check(tokens, starts, lengths)
+        return self._backward(grads, params, _Batch(tokens, starts, lengths))
+
+    def train_steps(self, losses, params, m, v, tokens, starts, lengths, batch_size, lr, adam, first_step):
+        """k = len(lr) training steps of `batch_size` documents each.
+
+        Parameters
+        ----------
+        losses : float64 array [k]
+            Overwritten with the loss of each step.
+        params, m, v : arrays [P]
+            Parameters and Adam's moments, updated in place.
+        tokens, starts, lengths
+            As in `forward`, for all k * batch_size documents.
+        lr : sequence of k float
+        adam : (beta1, beta2, eps, weight_decay)
+        first_step : int
+            Adam's number of the first of these steps, from 1.
+        """
+        if not len(starts) == len(lengths) == len(lr) * batch_size:
+            steps = f"{len(lr)} steps of {batch_size} documents"
+            raise ValueError(f"{steps} need as many starts ({len(starts)}) and lengths ({len(lengths)})")
+        self._check(tokens, starts, lengths)
+        grads = np.empty_like(params)
+        for i, rate in enumerate(lr):
+            documents = slice(i * batch_size, (i + 1) * batch_size)
+            grads[...] = 0
+            batch = _Batch(tokens, starts[documents], lengths[documents])
+            losses[i] = self._backward(grads, params, batch).mean()
+            self.kernels.adamw_step(params, m, v, grads, len(params), rate, *adam, first_step + i)
+
+    def decoder(self, params):
+        """A `Decoder` of these parameters (it keeps views, so do not change them while decoding)."""
+        return Decoder(self, params)
+
+
+class Decoder:
+    """One document, token after token, with the keys and values of what came before kept."""
+
+    def __init__(self, engine, params):
+        self.engine, self.weights = engine, engine._named(params)
+        config = engine.config
+        self.caches = np.zeros((config.n_layer, 2, 1, config.block_size, *engine.heads), engine.dtype)
+
+    def step(self, token, position):
+        """Logits [V] that follow `token` at `position`; positions come in order from 0.
+
+        Raises
+        ------
+        IndexError
+            The token or position is out of range.
+        """
+        engine, config, w = self.engine, self.engine.config, self.weights
+        C, V, T = config.n_embd, config.vocab_size, config.block_size
+        if not 0 <= token < V:
+            raise IndexError(f"token {token} is not in 0 .. {V - 1}")
+        if not 0 <= position < T:
+            raise IndexError(f"position {position} is not in 0 .. {T - 1}")
+        tokens, positions = np.array([token], np.int32), np.array([position], np.int32)
+        x = engine._empty(1, C)
+        engine.kernels.embedding_forward(x, tokens, positions, w["wte"], w["wpe"], 1, C, V, T)
+        x, _ = engine._norm(x)
+        for layer, (k_cache, v_cache) in enumerate(self.caches):
+            block = f"layer{layer}."
+            q, k, v = engine._split(engine._linear(engine._norm(x)[0], w[block + "attn_qkv"]))
+            k_cache[:, position], v_cache[:, position] = k, v
+            o = np.empty_like(q)
+            lengths = positions + np.int32(1)
+            engine.kernels.attention_decode(
+                o, q, k_cache, v_cache, lengths, 1, T, *engine.heads, engine.scale, None
+            )
+            x = x + engine._linear(o.reshape(1, C), w[block + "attn_wo"])
+            y, h = np.empty_like(x), engine._empty(1, 4 * C)
+            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
+            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, 1, C, 4 * C, engine.activation)
+            x = x + y
+        return engine._linear(x, w["lm_head"])[0]
+
+    def generate(self, random, bos, temperature):
+        """Sample one document.
+
+        Parameters
+        ----------
+        random
+            Its choices(weights) draws one index for each token.
+        bos : int
+            The token that begins and ends a document.
+        temperature : float
+            Token i has the probability softmax(logits / temperature)_i.
+
+        Returns
+        -------
+        int32 array
+            At most block_size tokens, without `bos`.
+        """
+        token, sample = bos, []
+        for position in range(self.engine.config.block_size):
+            scores = self.step(token, position).astype(np.float64) * temperature**-1
+            e = np.exp(scores - scores.max())
+            token = random.choices(e * e.sum() ** -1)
+            if token == bos:
+                break
+            sample.append(token)
+        return np.array(sample, np.int32)
