@@ -1,0 +1,37 @@
+"""microgpt, the same, in milliseconds: train and sample a small GPT on a CPU.
+
+The names below are imported when they are first used, so that the command line starts at once.
+"""
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GPTConfig": "config",
+    "TrainConfig": "config",
+    "PRESETS": "config",
+    "UsageError": "config",
+    "Tokenizer": "tokenizer",
+    "Corpus": "data",
+    "load_corpus": "data",
+    "GPT": "model",
+    "Trainer": "training",
+    "train": "training",
+    "generate": "sample",
+    "save": "checkpoint",
+    "load": "checkpoint",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES})

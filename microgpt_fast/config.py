@@ -1,0 +1,251 @@
+"""Every constant of a model and of its training, checked once, here."""
+
+import math
+import operator
+from dataclasses import dataclass, fields
+
+ACTIVATIONS = ("relu", "relu2")
+BACKENDS = ("auto", "cython", "numba", "numpy")
+BOS_PLACES = ("last", "first")
+DTYPES = ("float32", "float64")
+NUMERICS = ("exact", "fast")
+MAX_SIZE = 2**31 - 1  # the kernels index tokens and lengths with 32 bits
+MAX_STEPS = 2**53  # step / num_steps is computed in float64
+MAX_THREADS = 1024
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the text says what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Number of token ids, the beginning-of-sequence token included.
+    n_layer, n_embd, n_head : int
+        Depth, width, and attention heads; `n_head` divides `n_embd`.
+    block_size : int
+        Longest sequence the model reads.
+    activation : {"relu", "relu2"}
+        Of the feed-forward layers: max(x, 0), or its square.
+
+    Raises
+    ------
+    UsageError
+        (a ValueError) for a value that is not allowed.
+    """
+
+    vocab_size: int
+    n_layer: int = 1
+    n_embd: int = 16
+    n_head: int = 4
+    block_size: int = 16
+    activation: str = "relu"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_layer", "n_embd", "n_head", "block_size"):
+            _set(self, name, _integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+        _choice("activation", self.activation, ACTIVATIONS)
+        if self.n_embd % self.n_head:
+            raise UsageError(f"n_embd must be a multiple of n_head, not {self.n_embd} with {self.n_head} heads")
+
+    @property
+    def head_dim(self):
+        """Width of one attention head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def num_params(self):
+        """Number of parameters: the length of the flat buffer."""
+        return (2 * self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd) * self.n_embd
+
+    def shapes(self):
+        """Shape (rows, columns) of each parameter matrix by its name, in the order of the flat buffer."""
+        C = self.n_embd
+        shapes = {"wte": (self.vocab_size, C), "wpe": (self.block_size, C), "lm_head": (self.vocab_size, C)}
+        for layer in range(self.n_layer):
+            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
+                shapes[f"layer{layer}.{name}"] = (C, C)
+            shapes[f"layer{layer}.mlp_fc1"] = (4 * C, C)
+            shapes[f"layer{layer}.mlp_fc2"] = (C, 4 * C)
+        return shapes
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is initialised, trained and sampled.
+
+    Parameters
+    ----------
+    num_steps, batch_size : int
+        Training steps (0 leaves the initial model) and documents a step.
+    learning_rate : float
+        Of the first step; it falls linearly towards 0 at `num_steps`.
+    beta1, beta2, eps_adam : float
+        Adam's constants.
+    init_std : float
+        Standard deviation of the initial parameters.
+    zero_init : bool
+        Start attn_wo and mlp_fc2 at zero.
+    temperature, num_samples : float, int
+        Of the samples drawn after training.
+    seed : int
+        Of the one random stream: document order, initial parameters, samples.
+    bos : {"last", "first"}
+        Whether the beginning-of-sequence token has the last id or id 0.
+    dtype : {"float64", "float32"}
+    numerics : {"exact", "fast"}, optional
+        None takes exact where it can be had: see `model.resolve_numerics`.
+    backend : {"auto", "cython", "numba", "numpy"}
+    threads : int, optional
+        None lets the program choose.
+
+    Raises
+    ------
+    UsageError
+        (a ValueError) for a value that is not allowed.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 1
+    learning_rate: float = 0.01
+    beta1: float = 0.85
+    beta2: float = 0.99
+    eps_adam: float = 1e-8
+    init_std: float = 0.08
+    zero_init: bool = False
+    temperature: float = 0.5
+    num_samples: int = 20
+    seed: int = 42
+    bos: str = "last"
+    dtype: str = "float64"
+    numerics: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self):
+        _set(self, "num_steps", _integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
+        _set(self, "batch_size", _integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
+        _set(self, "num_samples", _integer("num_samples", self.num_samples, low=0))
+        _set(self, "seed", _integer("seed", self.seed))
+        for name in ("learning_rate", "init_std"):
+            _set(self, name, _number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
+        for name in ("beta1", "beta2"):
+            _set(self, name, _number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1))
+        _set(self, "eps_adam", _number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
+        _set(self, "temperature", _temperature(self.temperature))
+        if not isinstance(self.zero_init, bool):
+            raise UsageError(f"zero_init must be True or False, not {self.zero_init!r}")
+        _choice("bos", self.bos, BOS_PLACES)
+        _set(self, "dtype", self.dtype if isinstance(self.dtype, str) else getattr(self.dtype, "__name__", self.dtype))
+        _choice("dtype", self.dtype, DTYPES)
+        _choice("backend", self.backend, BACKENDS)
+        if self.numerics is not None:
+            _choice("numerics", self.numerics, NUMERICS)
+        if self.threads is not None:
+            _set(self, "threads", _integer("threads", self.threads, low=1, high=MAX_THREADS))
+
+
+# name -> (fields of GPTConfig, fields of TrainConfig) that differ from their defaults
+PRESETS = {
+    "microgpt": ({}, {}),
+    "first-revision": (
+        {"block_size": 8, "activation": "relu2"},
+        {"num_steps": 500, "beta1": 0.9, "beta2": 0.95, "init_std": 0.02, "zero_init": True, "temperature": 0.6,
+         "bos": "first"},
+    ),
+}
+MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size")
+TRAIN_OPTIONS = tuple(field.name for field in fields(TrainConfig))
+
+
+def resolve(preset="microgpt", **options):
+    """A preset with some of its constants replaced.
+
+    Parameters
+    ----------
+    preset : str
+        A key of `PRESETS`.
+    **options
+        Fields of `GPTConfig` (`vocab_size` excepted: the data decide it) and of `TrainConfig`.
+
+    Returns
+    -------
+    make_model_config : function of a vocabulary size, that returns the GPTConfig
+    train_config : TrainConfig
+
+    Raises
+    ------
+    UsageError
+        for an unknown name, or a value that is not allowed (also of the model's).
+    """
+    _choice("preset", preset, PRESETS)
+    for name in options:
+        _choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
+    model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
+    for name, value in options.items():
+        (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
+
+    def make_model_config(vocab_size):
+        return GPTConfig(vocab_size, **model_fields)
+
+    make_model_config(1)
+    return make_model_config, TrainConfig(**train_fields)
+
+
+def closest(word, allowed):
+    """'; did you mean ...?' for a near miss of an allowed word, else ''."""
+    from difflib import get_close_matches
+
+    match = get_close_matches(str(word), allowed, n=1)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def _set(config, name, value):
+    object.__setattr__(config, name, value)  # the dataclass is frozen
+
+
+def _choice(name, value, allowed):
+    if not isinstance(value, str) or value not in allowed:
+        raise UsageError(f"unknown {name} {value!r}{closest(value, allowed)} (allowed: {', '.join(allowed)})")
+
+
+def _integer(name, value, low=None, high=None):
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, not {value!r}") from None
+    if low is not None and number < low:
+        raise UsageError(f"{name} must be at least {low}, not {_brief(number)}")
+    if high is not None and number > high:
+        raise UsageError(f"{name} must be at most {high}, not {_brief(number)}")
+    return number
+
+
+def _brief(number):
+    return number if abs(number) < 10**30 else "a number of more than 30 digits"
+
+
+def _number(name, value, condition, holds):
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{name} must be a number, not {value!r}") from None
+    if not (math.isfinite(number) and holds(number)):
+        raise UsageError(f"{name} must be a finite number {condition}, not {value!r}")
+    return number
+
+
+def _temperature(value):
+    number = _number("temperature", value, "above 0", lambda x: x > 0)
+    if math.isinf(1 / number):
+        raise UsageError(f"temperature must be large enough for 1 / temperature to be finite, not {value!r}")
+    return number

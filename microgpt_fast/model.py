@@ -1,0 +1,142 @@
+"""The model: its parameters, and the engine that computes with them."""
+
+import numpy as np
+
+from . import backends
+from .config import UsageError
+
+
+class GPT:
+    """A GPT: configuration, parameters, tokenizer.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    tokenizer : Tokenizer, optional
+        What turns text into ids and back.
+    dtype : {"float64", "float32"}
+    backend : {"auto", "cython", "numba", "numpy"}
+    numerics : {"exact", "fast"}, optional
+        See `resolve_numerics`.
+    threads : int, optional
+
+    Attributes
+    ----------
+    parameters : array [config.num_params]
+        All parameters in one flat buffer, zero until `initialise`. Write into it; it cannot be replaced.
+    tensors : dict of str to array
+        Views of `parameters`: its matrices, [out, in], under their names.
+    train_config : TrainConfig or None
+        How the model was trained, if it was.
+    """
+
+    def __init__(self, config, tokenizer=None, *, dtype="float64", backend="auto", numerics=None, threads=None):
+        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+            raise UsageError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.train_config = None
+        self.backend = backends.load(backend)
+        self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend)
+        self.threads = threads or 1
+        self._parameters = np.zeros(config.num_params, dtype)
+        self._engine = None
+        self.tensors = {}
+        start = 0
+        for name, (rows, columns) in config.shapes().items():
+            self.tensors[name] = self._parameters[start:start + rows * columns].reshape(rows, columns)
+            start += rows * columns
+
+    @property
+    def parameters(self):
+        return self._parameters
+
+    @property
+    def engine(self):
+        """The backend's engine for this configuration, made at first use."""
+        if self._engine is None:
+            self._engine = self.backend.Engine(self.config, self.parameters.dtype, self.numerics, self.threads)
+        return self._engine
+
+    def initialise(self, random, std=0.08, zero_init=False):
+        """Draw every parameter, in the order of the buffer, from a normal distribution around 0.
+
+        Parameters
+        ----------
+        random : random stream
+            See `random_stream`.
+        std : float
+        zero_init : bool
+            Draw attn_wo and mlp_fc2 with a deviation of 0.
+        """
+        for name, tensor in self.tensors.items():
+            flat = tensor.reshape(-1)
+            draws = flat if flat.dtype == np.float64 else np.empty(flat.size)
+            random.normal(draws, 0.0 if zero_init and name.endswith(("attn_wo", "mlp_fc2")) else std)
+            if draws is not flat:
+                flat[:] = draws
+
+    def logits(self, ids):
+        """What the model expects after each token of one sequence.
+
+        Parameters
+        ----------
+        ids : sequence of int
+            1 to `config.block_size` token ids, usually from tokenizer.bos on.
+
+        Returns
+        -------
+        logits : array [len(ids), vocab_size]
+
+        Raises
+        ------
+        UsageError
+            for too many ids or none.
+        IndexError
+            for an id outside the vocabulary.
+        """
+        if not 1 <= len(ids) <= self.config.block_size:
+            raise UsageError(f"a sequence must have 1 ... {self.config.block_size} tokens, not {len(ids)}")
+        logits = np.empty((len(ids), self.config.vocab_size), self.parameters.dtype)
+        tokens = np.array([*ids, 0], np.int32)  # the last is only a target
+        self.engine.forward(self.parameters, tokens, np.zeros(1, np.int64), np.array([len(ids)], np.int32), logits)
+        return logits
+
+
+def resolve_numerics(numerics, dtype, batch_size, backend):
+    """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" any order of sums.
+
+    Exact numerics are float64's default. They need a backend that has them, and one document a step; where either is
+    missing the default is "fast".
+
+    Parameters
+    ----------
+    numerics : {"exact", "fast", None}
+        What was asked for; None is the default.
+    dtype, batch_size : str, int
+        As in `TrainConfig`.
+    backend : module
+        As backends.load() returns it.
+
+    Returns
+    -------
+    numerics : {"exact", "fast"}
+    note : str or None
+        Why a float64 run without a wish of its own is not exact.
+
+    Raises
+    ------
+    UsageError
+        if exact numerics were asked for and cannot be had.
+    """
+    if dtype != "float64":
+        reason = f"exact numerics need dtype float64, not {dtype}"
+    elif not backend.HAS_EXACT:
+        reason = f"the {backends.name_of(backend)} backend has no exact numerics"
+    elif batch_size != 1:
+        reason = f"exact numerics need batch_size 1, not {batch_size}"
+    else:
+        return numerics or "exact", None
+    if numerics == "exact":
+        raise UsageError(reason)
+    return "fast", f"{reason}: computing with fast numerics" if numerics is None and dtype == "float64" else None

@@ -1,0 +1,57 @@
+"""The random stream of Python's `random` module, in the portions that training takes.
+
+A stream orders the documents, draws the initial parameters and then the samples, so that one seed decides them all.
+The compiled backend has the same stream at compiled speed.
+"""
+
+import numpy as np
+
+
+class PythonRandom:
+    """The stream, from the standard library.
+
+    Parameters
+    ----------
+    seed : int
+        As of random.seed(): the sign does not count.
+    """
+
+    def __init__(self, seed):
+        import random
+
+        self._random = random.Random(seed)
+
+    def permutation(self, n):
+        """The indices, int64 array [n], that random.shuffle(list(range(n))) leaves."""
+        order = list(range(n))
+        self._random.shuffle(order)
+        return np.array(order, np.int64)
+
+    def normal(self, out, std):
+        """Fill `out`, a flat float64 array, with random.gauss(0, std); a `std` of 0 consumes the stream too."""
+        gauss = self._random.gauss
+        out[:] = [gauss(0, std) for _ in range(len(out))]
+
+    def choices(self, weights):
+        """An index drawn with these weights, float64 array [n], as random.choices(range(n), weights)[0]."""
+        return self._random.choices(range(len(weights)), weights.tolist())[0]
+
+    def getstate(self):
+        """The state, as of random.Random.getstate()."""
+        return self._random.getstate()
+
+    def setstate(self, state):
+        """Continue from a state of `getstate`, also of random.Random.getstate()."""
+        self._random.setstate(state)
+
+
+def seeded(seed, backend):
+    """The stream for a seed: the backend's own, or the standard library's.
+
+    Parameters
+    ----------
+    seed : int
+    backend : module
+        A backend, as backends.load() returns it.
+    """
+    return getattr(backend, "Random", PythonRandom)(seed)
