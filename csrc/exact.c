@@ -114,7 +114,7 @@ static void rmsnorm_forward(const model *g, double *y, double *ms, double *scale
             sum += xi * xi;
         }
         store(ms + t, sum * splat(g->mean_scale) + splat(RMS_EPS));
-        vec s = vpow(load(ms + t), INVERSE_ROOT, g->safe_error);
+        vec s = vpow(load(ms + t), INVERSE_ROOT, g->ask);
         store(scale + t, s);
         for (ptrdiff_t i = 0; i < g->C; i++) store(y + i * g->T + t, load(x + i * g->T + t) * s);
     }
@@ -127,7 +127,7 @@ static void rmsnorm_backward(const model *g, double *dx, const double *dy, const
                              const double *scale) {
     for (ptrdiff_t t = 0; t < g->n; t += VL) {
         vec dscale = {0}, s = load(scale + t);
-        vec slope = splat(-0.5) * vpow(load(ms + t), INVERSE_ROOT_CUBED, g->safe_error);
+        vec slope = splat(-0.5) * vpow(load(ms + t), INVERSE_ROOT_CUBED, g->ask);
         for (ptrdiff_t i = g->C - 1; i >= 0; i--) dscale += load(x + i * g->T + t) * load(dy + i * g->T + t);
         vec dms = splat(g->mean_scale) * (slope * dscale);
         for (ptrdiff_t i = 0; i < g->C; i++) {
@@ -159,7 +159,7 @@ static void softmax_of_keys(const model *g, double *e, double *total, double *in
     }
     sum = blend(sum > splat(0), sum, splat(1)); /* idle lanes */
     store(total, sum);
-    store(inverse, vpow(sum, INVERSE, g->safe_error));
+    store(inverse, vpow(sum, INVERSE, g->ask));
 }
 
 /* logit = (q . k, features ascending) * (D^0.5)^-1,  o = sum of e * total^-1 * v, keys ascending
@@ -188,7 +188,7 @@ static void query_gradients(const model *g, const layer_values *v, double *dq, d
     const ptrdiff_t T = g->T, at = h * g->D, seen = min_of(t + VL, g->n);
     const double *keys = v->qkv + (g->C + at) * T, *values = keys + g->C * T, *e = v->e + h * g->keys * T + t;
     const vec inverse = load(v->inverse + h * T + t);
-    const vec slope = splat(-1) * vpow(load(v->total + h * T + t), INVERSE_SQUARE, g->safe_error);
+    const vec slope = splat(-1) * vpow(load(v->total + h * T + t), INVERSE_SQUARE, g->ask);
     vec dtotal = {0};
     columns_descending(dlogits, T, d_o + at * T + t, T, values, T, seen, VL, g->D);
     for (ptrdiff_t s = seen - 1; s >= 0; s--) dtotal += slope * (load(e + s * T) * load(dlogits + s * T));
@@ -269,11 +269,8 @@ static void activate(const model *g, const layer_values *v) {
             vec x = load(r);
             x = blend(x > splat(0), x, (vec){0});
             store(r, x);
+            if (g->relu2) store(v->f + j * g->T + t, vpow(x, SQUARE, g->ask));
         }
-    if (g->relu2)
-        for (ptrdiff_t j = 0; j < g->F; j++)
-            for (ptrdiff_t t = 0; t < g->n; t += SQUARES_AT_ONCE)
-                squares(v->f + j * g->T + t, v->r + j * g->T + t, min_of(g->n - t, SQUARES_AT_ONCE), g->safe_error);
 }
 /* d = (2 * r) * d for the square,  then 0 where r is 0 */
 static void activate_backward(const model *g, double *d, const layer_values *v) {
@@ -344,7 +341,7 @@ static void softmax(const model *g) {
         }
         sum = blend(sum > splat(0), sum, splat(1)); /* idle lanes */
         store(g->total + t, sum);
-        store(g->inverse + t, vpow(sum, INVERSE, g->safe_error));
+        store(g->inverse + t, vpow(sum, INVERSE, g->ask));
     }
 }
 
@@ -370,7 +367,7 @@ static void loss_backward(const model *g, double *dx, const int32_t *targets) {
         vec target = {0};
         for (int lane = 0; lane < VL; lane++) target[lane] = t + lane < g->n ? g->z[targets[t + lane] * T + t + lane] : 1;
         vec dp = (splat(1) / load(g->p + t)) * splat(-1.0 * (1.0 / (double)g->n));
-        vec slope = splat(-1) * vpow(load(g->total + t), INVERSE_SQUARE, g->safe_error);
+        vec slope = splat(-1) * vpow(load(g->total + t), INVERSE_SQUARE, g->ask);
         vec dtotal = slope * (target * dp);
         store(g->p + t, target * (load(g->inverse + t) * dp + dtotal)); /* the target's gradient */
         for (ptrdiff_t o = 0; o < g->V; o++) store(g->z + o * T + t, load(g->z + o * T + t) * dtotal);
@@ -409,7 +406,7 @@ static void set_params(model *g, const double *params) {
     g->params = params;
     g->mean_scale = pow((double)g->C, -1.0);
     g->head_scale = pow(pow((double)g->D, 0.5), -1.0);
-    g->safe_error = tested_safe_error();
+    g->ask = lanes_to_ask();
 }
 
 /* logits may be NULL */
@@ -495,58 +492,60 @@ static ptrdiff_t gpt_backward(double *losses, double *grads, const double *param
 /* m = beta1 * m + (1 - beta1) * g,  v = beta2 * v + (1 - beta2) * g^2
  * p -= lr * (m / c1) / ((v / c2)^0.5 + eps),  c = 1 - beta^step */
 typedef struct {
-    double lr, beta1, beta2, eps, c1, c2, safe_error;
+    double lr, beta1, beta2, eps, c1, c2; /* c = 1 - beta^step */
 } adam_constants;
 
-enum { ADAM_CHUNK = SQUARES_AT_ONCE, ADAM_UNIT = 64 };
+/* m = beta1 * m + (1 - beta1) * g,  v = beta2 * v + (1 - beta2) * g^2,  p -= lr * (m / c1) / ((v / c2)^0.5 + eps) */
+static void adam_one(double *p, double *m, double *v, double g, const adam_constants *a) {
+    *m = a->beta1 * *m + (1 - a->beta1) * g;
+    *v = a->beta2 * *v + (1 - a->beta2) * pow(g, 2.0);
+    *p -= a->lr * (*m / a->c1) / (pow(*v / a->c2, 0.5) + a->eps);
+}
 
-/* n parameters, a multiple of ADAM_UNIT, at most ADAM_CHUNK. Roots that need the library wait for the end. */
-static void adam_chunk(double *restrict p, double *restrict m, double *restrict v, const double *restrict grads, ptrdiff_t n,
-                       const adam_constants *a) {
-    const vec lr = splat(a->lr), beta1 = splat(a->beta1), rest1 = splat(1 - a->beta1), beta2 = splat(a->beta2),
-              rest2 = splat(1 - a->beta2), eps = splat(a->eps);
-    const divisor by_c1 = divisor_of(a->c1), by_c2 = divisor_of(a->c2);
-    double square[ADAM_CHUNK] __attribute__((aligned(64)));
-    int32_t list[ADAM_CHUNK + 4];
-    ptrdiff_t unsafe = 0;
-    squares(square, grads, n, a->safe_error);
-    for (ptrdiff_t i = 0; i < n; i += ADAM_UNIT) {
-        uint64_t bits = 0;
-        for (ptrdiff_t j = 0; j < ADAM_UNIT; j += VL) {
-            vec m1 = beta1 * load(m + i + j) + rest1 * load(grads + i + j);
-            vec v1 = beta2 * load(v + i + j) + rest2 * load(square + i + j);
-            vec v_hat = divided(v1, by_c2), root = square_root(v_hat), old = load(p + i + j);
-            vec new = old - lr * divided(m1, by_c1) / (root + eps);
-            unsigned lanes = unsafe_roots(v_hat, root, a->safe_error) | unsafe_dividends(m1);
-            store(m + i + j, m1);
-            store(v + i + j, v1);
-            store(p + i + j, choose(lanes, old, new));
-            bits |= (uint64_t)lanes << j;
-        }
-        unsafe = list_bits(list, unsafe, bits, i);
-    }
-    for (ptrdiff_t k = 0; k < unsafe; k++) {
-        ptrdiff_t i = list[k];
-        p[i] -= a->lr * (m[i] / a->c1) / (pow(v[i] / a->c2, 0.5) + a->eps);
+/* the same for some lanes of a vector */
+static __attribute__((noinline)) void adam_some(double *p, double *m, double *v, const double *grads, unsigned lanes,
+                                                const adam_constants *a) {
+    for (; lanes; lanes &= lanes - 1) {
+        int lane = __builtin_ctz(lanes);
+        adam_one(p + lane, m + lane, v + lane, grads[lane], a);
     }
 }
 
-static void adam_step(double *p, double *m, double *v, const double *grads, ptrdiff_t n, double lr, const mgf_adam *adam,
-                      int64_t step, double safe_error) {
-    const adam_constants a = {lr, adam->beta1, adam->beta2, adam->eps, 1 - pow(adam->beta1, (double)step),
-                              1 - pow(adam->beta2, (double)step), safe_error};
-    const ptrdiff_t rest = n % ADAM_UNIT, whole = n - rest;
-    for (ptrdiff_t i = 0; i < whole; i += ADAM_CHUNK)
-        adam_chunk(p + i, m + i, v + i, grads + i, min_of(whole - i, ADAM_CHUNK), &a);
-    if (rest) {
-        double *const from[] = {p + whole, m + whole, v + whole};
-        double copy[4][ADAM_UNIT] = {{0}};
-        const size_t bytes = (size_t)rest * sizeof(double);
-        for (int i = 0; i < 3; i++) memcpy(copy[i], from[i], bytes);
-        memcpy(copy[3], grads + whole, bytes);
-        adam_chunk(copy[0], copy[1], copy[2], copy[3], ADAM_UNIT, &a);
-        for (int i = 0; i < 3; i++) memcpy(from[i], copy[i], bytes);
+/* The lanes where x + y could come out differently if y were `spread` times larger or smaller. */
+INLINE unsigned is_sensitive(vec x, vec y, double spread) {
+    return differ(product_plus(y, splat(1 + spread), x), product_plus(y, splat(1 - spread), x));
+}
+
+/* A power next to a tie is one of two neighbours. Mostly it does not matter which: an ulp of g^2 changes (1 - beta2) * g^2
+ * by at most 2^-51 of itself, an ulp of the root changes the update by at most 0.75 * 2^-50 of itself, and the sum they
+ * go into, being rounded, seldom notices. Where it could, and where v or m is so small that this reasoning or the
+ * division fails, the library computes. */
+static void adam_step(double *restrict p, double *restrict m, double *restrict v, const double *restrict grads, ptrdiff_t n,
+                      const adam_constants *a, unsigned ask) {
+    const vec lr = splat(a->lr), beta1 = splat(a->beta1), rest1 = splat(1 - a->beta1), beta2 = splat(a->beta2),
+              rest2 = splat(1 - a->beta2), eps = splat(a->eps);
+    const divisor by_c1 = divisor_of(a->c1), by_c2 = divisor_of(a->c2);
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        const vec g = load(grads + i), square = g * g, old_v = beta2 * load(v + i), step_v = rest2 * square;
+        const vec m1 = beta1 * load(m + i) + rest1 * g, v1 = old_v + step_v;
+        const vec v_hat = divided(v1, by_c2), root = square_root(v_hat);
+        const vec update = lr * divided(m1, by_c1) / (root + eps), old = load(p + i), new = old - update;
+        unsigned lanes = near_ties(square, residual(g, g, square), TIE_MARGIN) & is_sensitive(old_v, step_v, 0x1p-50);
+        lanes |= roots_near_ties(v_hat, root, TIE_MARGIN) & is_sensitive(old, -update, 0x0.dp-50);
+        lanes |= out_of_range(v1, 0x1p-90, HIGHEST_RESULT) | unsafe_dividends(m1) | ask;
+        if (__builtin_expect(lanes != 0, 0)) {
+            store(p + i, choose(lanes, old, new));
+            store(m + i, choose(lanes, load(m + i), m1));
+            store(v + i, choose(lanes, load(v + i), v1));
+            adam_some(p + i, m + i, v + i, grads + i, lanes, a);
+        } else {
+            store(p + i, new);
+            store(m + i, m1);
+            store(v + i, v1);
+        }
     }
+    for (; i < n; i++) adam_one(p + i, m + i, v + i, grads[i], a);
 }
 
 static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, double *v, const int32_t *tokens,
@@ -562,7 +561,9 @@ static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, doub
         set_params(&g, params);
         losses[i] = document_forward(&g, NULL, tokens + starts[i]);
         document_backward(&g, tokens + starts[i]);
-        adam_step(params, m, v, g.grads, num_params(&g), lr[i], adam, first_step + i, g.safe_error);
+        double step = (double)(first_step + i);
+        adam_constants a = {lr[i], adam->beta1, adam->beta2, adam->eps, 1 - pow(adam->beta1, step), 1 - pow(adam->beta2, step)};
+        adam_step(params, m, v, g.grads, num_params(&g), &a, g.ask);
     }
     return -1;
 }

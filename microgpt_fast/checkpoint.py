@@ -19,10 +19,10 @@ class CheckpointError(UsageError):
 
 
 def save(model, path):
-    """Write a model to a file, which holds either what it held before or all of the model, whatever happens.
+    """Write a model to a file, which holds what it held before or all of the model, whatever happens.
 
-    The file is a safetensors file: the parameters under their names, and in its metadata the configuration, the
-    characters, how the model was trained, and a checksum.
+    The file is a safetensors file: the parameters under their names, and in its metadata the configuration,
+    the characters, how the model was trained, and a checksum.
 
     Parameters
     ----------
@@ -89,13 +89,16 @@ def load(path, *, backend="auto", numerics=None, threads=None):
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata.get("format") == FORMAT else {}
+            names = file.keys() if metadata.get("format") == FORMAT else ()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a model file, or a damaged one ({error})") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a model of {FORMAT}")
     if metadata.get("version") != VERSION:
-        raise CheckpointError(f"{path}: format version {metadata.get('version')!r}; this program reads {VERSION!r}")
+        raise CheckpointError(
+            f"{path}: format version {metadata.get('version')!r}; this program reads {VERSION!r}"
+        )
     try:
         config = GPTConfig(**json.loads(metadata["config"]))
         tokenizer, train_config = json.loads(metadata["tokenizer"]), json.loads(metadata["train_config"])
@@ -105,8 +108,12 @@ def load(path, *, backend="auto", numerics=None, threads=None):
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {error})") from None
     dtypes = {tensor.dtype.name for tensor in tensors.values()}
-    if (len(tensors) != 3 + 6 * config.n_layer or len(dtypes) != 1 or not dtypes <= set(DTYPES)
-            or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()):
+    if (
+        len(tensors) != 3 + 6 * config.n_layer
+        or len(dtypes) != 1
+        or not dtypes <= set(DTYPES)
+        or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()
+    ):
         raise CheckpointError(f"{path}: its tensors are not those of its configuration")
     model = GPT(config, tokenizer, dtype=dtypes.pop(), backend=backend, numerics=numerics, threads=threads)
     for name, tensor in tensors.items():
@@ -118,13 +125,13 @@ def load(path, *, backend="auto", numerics=None, threads=None):
 
 
 def check_writable(path):
-    """The path that `save` will replace, symbolic links followed; as little as possible is left to fail later.
+    """The path that `save` will replace, symbolic links followed; little is left to fail later.
 
     Raises
     ------
     OSError
-        if a file cannot be written there: its folder is missing or refuses new files, or something other than a
-        regular file has its name.
+        if a file cannot be written there: its folder is missing or refuses new files, or something other
+        than a regular file has its name.
     """
     import safetensors.numpy  # noqa: F401  (rather missing now than after the training)
 
@@ -158,7 +165,7 @@ def _checksum(metadata, parameters):
 
 @contextmanager
 def _temporary_beside(path):
-    """A new file in the same folder: (its path, an open descriptor); removed at the end if it is still there."""
+    """A new file in the same folder: (its path, an open descriptor); removed at the end if still there."""
     temporary = os.path.join(os.path.dirname(path), f".{FORMAT}-{os.getpid()}-{os.urandom(6).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:

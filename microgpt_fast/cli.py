@@ -1,31 +1,28 @@
 """The command line: `microgpt-fast train`, `sample`, `info`.
 
-Exit codes: 0; 1, the machine failed (a full disk); 2, something was asked for that cannot be done; 130, Ctrl-C.
+Exit codes: 0; 1, the machine failed (a full disk); 2, what was asked for cannot be done; 130, Ctrl-C.
 """
 
 import argparse
 import os
 import signal
-import sys
 from contextlib import contextmanager
 from functools import partial
-from time import perf_counter
 
 from . import __version__
 from .config import DTYPES, MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest
+from .output import PROGRAM, MachineError, Stdout, machines_file, tell
 
-PROGRAM = "microgpt-fast"
 HELP_WIDTH = 100
-REDRAW_SECONDS = 0.1  # between two progress lines on a terminal
 
 EXAMPLES = """\
 examples:
-  microgpt-fast train                                   train on the built-in names, print 20 new ones
-  microgpt-fast train --data names.txt > out.txt        one document a line; out.txt is what microgpt.py prints
-  microgpt-fast train --preset first-revision           the model of microgpt.py's first revision
+  microgpt-fast train                               train on the built-in names, print 20 new ones
+  microgpt-fast train --data names.txt > out.txt    a document a line; out.txt is what microgpt.py prints
+  microgpt-fast train --preset first-revision       the model of microgpt.py's first revision
   microgpt-fast train --n-layer 2 --n-embd 32 --dtype float32 --save model.safetensors
   microgpt-fast sample --model model.safetensors --num-samples 5 --temperature 0.8
-  microgpt-fast info                                    what runs here, and why
+  microgpt-fast info                                what runs here, and why
 """
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
@@ -52,10 +49,6 @@ CONSTANTS = {
 }
 METAVARS = {int: "N", float: "X", str: "NAME"}
 SAMPLE_CONSTANTS = ("num_samples", "temperature", "seed")
-
-
-class MachineError(Exception):
-    """A failure that is not the user's, in one line."""
 
 
 def main(arguments=None):
@@ -101,7 +94,9 @@ def run(options, stdout):
 
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported once, by training and by sampling
-            return {"train": run_train, "sample": run_sample, "info": run_info}[options.command](options, stdout)
+            return {"train": run_train, "sample": run_sample, "info": run_info}[options.command](
+                options, stdout
+            )
     except BackendError as error:
         raise UsageError(error) from None
 
@@ -116,28 +111,45 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments=None):
     """The options of a command line."""
     layout = partial(argparse.RawDescriptionHelpFormatter, width=HELP_WIDTH)  # asking the terminal costs 2 ms
-    parser = Parser(prog=PROGRAM, description="microgpt, the same, in milliseconds.", epilog=EXAMPLES,
-                    formatter_class=layout, allow_abbrev=False)
+    parser = Parser(
+        prog=PROGRAM,
+        description="microgpt, the same, in milliseconds.",
+        epilog=EXAMPLES,
+        formatter_class=layout,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", parser_class=Parser)
 
     def command(name, text):
-        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
-                                   usage=f"{PROGRAM} {name} [options]", formatter_class=layout)
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            allow_abbrev=False,
+            usage=f"{PROGRAM} {name} [options]",
+            formatter_class=layout,
+        )
 
     train = command("train", "train a model and print samples from it")
     train.add_argument("--preset", default="microgpt", help="microgpt (default) or first-revision")
-    train.add_argument("--data", metavar="FILE", help="UTF-8 text, one document a line (default: built-in names)")
+    train.add_argument(
+        "--data", metavar="FILE", help="UTF-8 text, one document a line (default: built-in names)"
+    )
     train.add_argument("--save", metavar="FILE", help="write the trained model here")
     train.add_argument("--quiet", action="store_true", help="leave the step lines out")
     sample = command("sample", "print samples from a saved model")
     sample.add_argument("--model", metavar="FILE", required=True, help="what train --save wrote")
-    for parser_of_command, names, default in ((train, CONSTANTS, "the preset's"),
-                                              (sample, SAMPLE_CONSTANTS, "those the model was trained with")):
+    for parser_of_command, names, default in (
+        (train, CONSTANTS, "the preset's"),
+        (sample, SAMPLE_CONSTANTS, "those the model was trained with"),
+    ):
         constants = parser_of_command.add_argument_group(f"constants (default: {default})")
         for name in names:
             kind, text = CONSTANTS[name]
-            constants.add_argument("--" + name.replace("_", "-"), type=kind, metavar=METAVARS[kind], help=text)
+            constants.add_argument(
+                "--" + name.replace("_", "-"), type=kind, metavar=METAVARS[kind], help=text
+            )
     info = command("info", "show the version, the backends, and what this machine has")
     info.add_argument("--json", action="store_true", help="as one JSON object")
 
@@ -145,9 +157,11 @@ def parse(arguments=None):
     if options.command is None:
         raise UsageError(f"choose a command: {', '.join(commands.choices)} (see {PROGRAM} --help)")
     if unknown:
-        known = ["--" + name.replace("_", "-") for name in vars(options)]
+        known = ["--" + name.replace("_", "-") for name in vars(options) if name != "command"]
         word = unknown[0].partition("=")[0]
-        raise UsageError(f"unknown argument {word}{closest(word, known)} (see {PROGRAM} {options.command} --help)")
+        raise UsageError(
+            f"unknown argument {word}{closest(word, known)} (see {PROGRAM} {options.command} --help)"
+        )
     return options
 
 
@@ -157,8 +171,11 @@ def run_train(options, stdout):
     from .sample import samples
     from .training import Trainer
 
-    constants = {name: value for name, value in vars(options).items()
-                 if name in MODEL_OPTIONS + TRAIN_OPTIONS and value is not None}
+    constants = {
+        name: value
+        for name, value in vars(options).items()
+        if name in MODEL_OPTIONS + TRAIN_OPTIONS and value is not None
+    }
     if options.save is not None:
         with users_file("write", options.save):
             check_writable(options.save)
@@ -168,9 +185,11 @@ def run_train(options, stdout):
         tell(trainer.note)
     config, model = trainer.config, trainer.model
     stdout.survives_pipe = options.save is not None
-    stdout.write(f"num docs: {len(trainer.corpus)}\n"
-                 f"vocab size: {model.config.vocab_size}\n"
-                 f"num params: {model.config.num_params}\n")
+    stdout.write(
+        f"num docs: {len(trainer.corpus)}\n"
+        f"vocab size: {model.config.vocab_size}\n"
+        f"num params: {model.config.num_params}\n"
+    )
     with stop_on_interrupt(trainer):
         for losses in trainer.chunks():
             if not options.quiet:
@@ -212,8 +231,16 @@ def run_info(options, stdout):
 
     from .backends import describe
 
-    report = {"version": __version__, "python": platform.python_version(), "numpy": numpy.__version__,
-              "machine": platform.machine(), **describe(), "dtypes": DTYPES, "cpus": os.cpu_count(), "threads": 1}
+    report = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        **describe(),
+        "dtypes": DTYPES,
+        "cpus": os.cpu_count(),
+        "threads": 1,
+    }
     if options.json:
         import json
 
@@ -241,100 +268,11 @@ def speed(trainer):
     model, seconds = trainer.model, trainer.seconds
     where = " ".join(filter(None, (name_of(model.backend), getattr(model.engine, "isa", None))))
     count = getattr(model.engine, "threads", 1)
-    threads = "1 thread" if count == 1 else f"{count} threads"
-    return (f"{trainer.step} steps in {seconds:.3f} s: {trainer.step / seconds:,.0f} steps/s, "
-            f"{trainer.tokens / seconds:,.0f} tokens/s ({where}, {model.parameters.dtype}, {model.numerics}, {threads})")
-
-
-class Stdout:
-    """Standard output: UTF-8 whatever the locale, and on a terminal no more step lines than an eye can follow.
-
-    Attributes
-    ----------
-    survives_pipe : bool
-        When the reader of a pipe goes away, work on without output rather than end.
-    """
-
-    def __init__(self):
-        self.survives_pipe = False
-        self._stream = sys.stdout if sys.stdout is not None else open(os.devnull, "w")
-        try:
-            self._bytes = open(self._stream.fileno(), "wb", closefd=False)
-        except OSError:  # a stand-in for stdout
-            self._bytes = self._stream.buffer
-        self._is_terminal = self._stream.isatty()
-        self._drawn = -REDRAW_SECONDS
-        self._width = 0
-        self._pending = ""
-
-    def write(self, text):
-        """Write a text; a pipe without a reader ends the program, or only its output."""
-        with self._pipe():
-            self._bytes.write(text.encode("utf-8"))
-
-    def steps(self, step, num_steps, losses):
-        r"""Write the lines, each ended by "\r", of the steps up to `step`, of which these are the losses."""
-        first = step - len(losses) + 1
-        if not self._is_terminal:
-            values = [value for pair in zip(range(first, step + 1), losses.tolist()) for value in pair]
-            self.write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
-            self.flush()
-            return
-        self._pending = f"step {step:4d} / {num_steps:4d} | loss {losses[-1]:.4f}"
-        if perf_counter() - self._drawn >= REDRAW_SECONDS:
-            self.end_steps()
-
-    def end_steps(self):
-        """Show the last step on a terminal."""
-        if self._pending:
-            self.write(self._pending.ljust(self._width) + "\r")
-            self.flush()
-            self._drawn, self._width, self._pending = perf_counter(), len(self._pending), ""
-
-    def samples(self, texts):
-        """Write samples as they are drawn."""
-        self.flush()
-        flushed = perf_counter()
-        for index, text in enumerate(texts, 1):
-            self.write(f"sample {index:2d}: {text}\n")
-            if perf_counter() - flushed >= REDRAW_SECONDS:
-                self.flush()
-                flushed = perf_counter()
-
-    def flush(self):
-        """Hand over what was written."""
-        with self._pipe():
-            self._stream.flush()
-            self._bytes.flush()
-
-    @contextmanager
-    def _pipe(self):
-        try:
-            yield
-        except BrokenPipeError:
-            if not self.survives_pipe:
-                raise
-            self.silence()
-        except OSError as error:
-            raise MachineError(f"cannot write the output: {error.strerror or error}") from None
-
-    def silence(self):
-        """Drop what could not be written, and all that follows, so that the interpreter's exit does not complain."""
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
-        except (OSError, ValueError):  # not a file of the system
-            pass
-
-
-def tell(message):
-    """One line on stderr; nowhere, if there is no stderr."""
-    try:
-        if sys.stderr is not None:
-            print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
-    except OSError:
-        pass
+    how = f"{model.parameters.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"
+    return (
+        f"{trainer.step} steps in {seconds:.3f} s: {trainer.step / seconds:,.0f} steps/s, "
+        f"{trainer.tokens / seconds:,.0f} tokens/s ({where}, {how})"
+    )
 
 
 def fail(code, message):
@@ -353,17 +291,9 @@ def users_file(verb, path):
 
 
 @contextmanager
-def machines_file(path):
-    """An OSError in here is a failure to write a file, found late."""
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-@contextmanager
 def stop_on_interrupt(trainer):
     """Let Ctrl-C in here end the training after the steps under way; a second one ends the program."""
+
     def stop(number, frame):
         if trainer.stopping:
             raise KeyboardInterrupt

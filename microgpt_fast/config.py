@@ -51,7 +51,9 @@ class GPTConfig:
             _set(self, name, _integer(name, getattr(self, name), low=1, high=MAX_SIZE))
         _choice("activation", self.activation, ACTIVATIONS)
         if self.n_embd % self.n_head:
-            raise UsageError(f"n_embd must be a multiple of n_head, not {self.n_embd} with {self.n_head} heads")
+            raise UsageError(
+                f"n_embd must be a multiple of n_head, not {self.n_embd} with {self.n_head} heads"
+            )
 
     @property
     def head_dim(self):
@@ -135,13 +137,19 @@ class TrainConfig:
         for name in ("learning_rate", "init_std"):
             _set(self, name, _number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
         for name in ("beta1", "beta2"):
-            _set(self, name, _number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1))
+            _set(
+                self, name, _number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1)
+            )
         _set(self, "eps_adam", _number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
         _set(self, "temperature", _temperature(self.temperature))
         if not isinstance(self.zero_init, bool):
             raise UsageError(f"zero_init must be True or False, not {self.zero_init!r}")
         _choice("bos", self.bos, BOS_PLACES)
-        _set(self, "dtype", self.dtype if isinstance(self.dtype, str) else getattr(self.dtype, "__name__", self.dtype))
+        _set(
+            self,
+            "dtype",
+            self.dtype if isinstance(self.dtype, str) else getattr(self.dtype, "__name__", self.dtype),
+        )
         _choice("dtype", self.dtype, DTYPES)
         _choice("backend", self.backend, BACKENDS)
         if self.numerics is not None:
@@ -155,8 +163,15 @@ PRESETS = {
     "microgpt": ({}, {}),
     "first-revision": (
         {"block_size": 8, "activation": "relu2"},
-        {"num_steps": 500, "beta1": 0.9, "beta2": 0.95, "init_std": 0.02, "zero_init": True, "temperature": 0.6,
-         "bos": "first"},
+        {
+            "num_steps": 500,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "init_std": 0.02,
+            "zero_init": True,
+            "temperature": 0.6,
+            "bos": "first",
+        },
     ),
 }
 MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size")

@@ -84,8 +84,8 @@ def load_corpus(source=None, bos="last"):
     Parameters
     ----------
     source : path, or iterable of str, optional
-        A UTF-8 text file, each line of which is a document, stripped, if anything is left of it; or the documents
-        themselves, used as they are, empty ones dropped. None is the built-in list of first names.
+        A UTF-8 text file, each line of which is a document, stripped, if anything is left of it; or the
+        documents themselves, used as they are, empty ones dropped. None is the built-in list of first names.
     bos : {"last", "first"}
         See `Tokenizer`.
 
@@ -118,13 +118,15 @@ def load_corpus(source=None, bos="last"):
 
 
 def read_text(path):
-    r"""The text of a UTF-8 file with "\r\n" and "\r" turned into "\n", as open() reads it; a BOM stays a character."""
+    r"""The text of a UTF-8 file, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a character."""
     with open(path, "rb") as file:
         content = file.read()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start}") from None
+        raise DataError(
+            f"{path}: not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start}"
+        ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 

@@ -30,7 +30,9 @@ class GPT:
         How the model was trained, if it was.
     """
 
-    def __init__(self, config, tokenizer=None, *, dtype="float64", backend="auto", numerics=None, threads=None):
+    def __init__(
+        self, config, tokenizer=None, *, dtype="float64", backend="auto", numerics=None, threads=None
+    ):
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise UsageError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}")
         self.config = config
@@ -44,7 +46,7 @@ class GPT:
         self.tensors = {}
         start = 0
         for name, (rows, columns) in config.shapes().items():
-            self.tensors[name] = self._parameters[start:start + rows * columns].reshape(rows, columns)
+            self.tensors[name] = self._parameters[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
 
     @property
@@ -55,7 +57,9 @@ class GPT:
     def engine(self):
         """The backend's engine for this configuration, made at first use."""
         if self._engine is None:
-            self._engine = self.backend.Engine(self.config, self.parameters.dtype, self.numerics, self.threads)
+            self._engine = self.backend.Engine(
+                self.config, self.parameters.dtype, self.numerics, self.threads
+            )
         return self._engine
 
     def initialise(self, random, std=0.08, zero_init=False):
@@ -99,15 +103,17 @@ class GPT:
             raise UsageError(f"a sequence must have 1 ... {self.config.block_size} tokens, not {len(ids)}")
         logits = np.empty((len(ids), self.config.vocab_size), self.parameters.dtype)
         tokens = np.array([*ids, 0], np.int32)  # the last is only a target
-        self.engine.forward(self.parameters, tokens, np.zeros(1, np.int64), np.array([len(ids)], np.int32), logits)
+        self.engine.forward(
+            self.parameters, tokens, np.zeros(1, np.int64), np.array([len(ids)], np.int32), logits
+        )
         return logits
 
 
 def resolve_numerics(numerics, dtype, batch_size, backend):
-    """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" any order of sums.
+    """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" is not.
 
-    Exact numerics are float64's default. They need a backend that has them, and one document a step; where either is
-    missing the default is "fast".
+    Exact numerics are float64's default. They need a backend that has them, and one document a step; where
+    either is missing the default is "fast".
 
     Parameters
     ----------
@@ -139,4 +145,7 @@ def resolve_numerics(numerics, dtype, batch_size, backend):
         return numerics or "exact", None
     if numerics == "exact":
         raise UsageError(reason)
-    return "fast", f"{reason}: computing with fast numerics" if numerics is None and dtype == "float64" else None
+    return (
+        "fast",
+        f"{reason}: computing with fast numerics" if numerics is None and dtype == "float64" else None,
+    )

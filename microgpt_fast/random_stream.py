@@ -1,7 +1,7 @@
 """The random stream of Python's `random` module, in the portions that training takes.
 
-A stream orders the documents, draws the initial parameters and then the samples, so that one seed decides them all.
-The compiled backend has the same stream at compiled speed.
+A stream orders the documents, draws the initial parameters and then the samples, so that one seed decides
+them all. The compiled backend has the same stream at compiled speed.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ class PythonRandom:
         return np.array(order, np.int64)
 
     def normal(self, out, std):
-        """Fill `out`, a flat float64 array, with random.gauss(0, std); a `std` of 0 consumes the stream too."""
+        """Fill `out`, flat float64, with draws of random.gauss(0, std); a `std` of 0 draws too."""
         gauss = self._random.gauss
         out[:] = [gauss(0, std) for _ in range(len(out))]
 

@@ -16,7 +16,8 @@ def generate(model, num_samples=None, temperature=None, seed=None, random=None):
     num_samples, temperature, seed : int, float, int, optional
         As in `TrainConfig`; None takes what the model was trained with, or else the defaults there.
     random : random stream, optional
-        Continue this stream instead of a new one from `seed`: a training run's own continues as the original does.
+        Continue this stream instead of a new one from `seed`: a training run's own continues as the
+        original does.
 
     Returns
     -------
@@ -25,7 +26,7 @@ def generate(model, num_samples=None, temperature=None, seed=None, random=None):
     Raises
     ------
     UsageError
-        (a ValueError) for a value that is not allowed, or a model whose parameters have become infinite or nan.
+        (a ValueError) for a value that is not allowed, or a model whose logits are not finite.
     """
     return list(samples(model, num_samples, temperature, seed, random))
 
@@ -34,8 +35,9 @@ def samples(model, num_samples=None, temperature=None, seed=None, random=None):
     """`generate`, one document at a time."""
     trained = model.train_config or TrainConfig()
     options = {"num_samples": num_samples, "temperature": temperature, "seed": seed}
-    config = TrainConfig(**{name: getattr(trained, name) if value is None else value
-                            for name, value in options.items()})
+    config = TrainConfig(
+        **{name: getattr(trained, name) if value is None else value for name, value in options.items()}
+    )
     if model.tokenizer is None:
         raise UsageError("a model without a tokenizer cannot write text")
     if random is None:

@@ -8,7 +8,7 @@ CODE_POINTS = 0x110000  # of Unicode
 
 
 class Tokenizer:
-    """One token id for each of a set of characters, in their sorted order, and one for the beginning of a sequence.
+    """A token id for each of a set of characters, in their order, and one for the beginning of a sequence.
 
     Parameters
     ----------
@@ -36,7 +36,9 @@ class Tokenizer:
         self.vocab_size = len(self.chars) + 1
         first = 0 if bos == "last" else 1
         codes = code_points(self.chars)
-        self._ids = np.full(int(codes.max(initial=0)) + 2, -1, np.int32)  # the last entry stands for all above
+        self._ids = np.full(
+            int(codes.max(initial=0)) + 2, -1, np.int32
+        )  # the last entry stands for all above
         self._ids[codes] = np.arange(first, first + len(codes), dtype=np.int32)
         self._symbols = [*self.chars, ""] if bos == "last" else ["", *self.chars]
 

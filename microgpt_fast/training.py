@@ -64,8 +64,14 @@ class Trainer:
 
         self.random = seeded(config.seed, backend)
         self.order = self.random.permutation(len(self.corpus))
-        self.model = GPT(model_config, self.corpus.tokenizer, dtype=config.dtype, backend=config.backend,
-                         numerics=numerics, threads=config.threads)
+        self.model = GPT(
+            model_config,
+            self.corpus.tokenizer,
+            dtype=config.dtype,
+            backend=config.backend,
+            numerics=numerics,
+            threads=config.threads,
+        )
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
 
@@ -106,8 +112,19 @@ class Trainer:
             starts, lengths = corpus.batches(self.order, self.step * B, count * B, block_size)
             learning_rates = config.learning_rate * (1 - steps / config.num_steps)
             losses = np.empty(count)
-            engine.train_steps(losses, model.parameters, m, v, corpus.tokens, starts, lengths, B, learning_rates, adam,
-                               self.step + 1)
+            engine.train_steps(
+                losses,
+                model.parameters,
+                m,
+                v,
+                corpus.tokens,
+                starts,
+                lengths,
+                B,
+                learning_rates,
+                adam,
+                self.step + 1,
+            )
             self.step += count
             self.tokens += int(lengths.sum())
             self._losses.append(losses)
@@ -115,8 +132,10 @@ class Trainer:
             self.seconds += elapsed
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
-                raise UsageError(f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
-                                 f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std")
+                raise UsageError(
+                    f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
+                    f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
+                )
             count = max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / elapsed)))
             yield losses
 
@@ -149,8 +168,8 @@ def train(data=None, *, preset="microgpt", **options):
 def check_memory(model_config, train_config, corpus):
     """Refuse, before anything is allocated, what this machine's memory cannot hold.
 
-    Counted are parameters, gradient, Adam's moments, and the activations of the largest batch, roughly: an allocation
-    that fails later is a MemoryError, but most systems rather end a process that uses more than there is.
+    Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
+    fails later is a MemoryError, but most systems rather end a process that uses more than there is.
     """
     longest = int(min(np.diff(corpus.offsets).max() - 1, model_config.block_size))
     rows = train_config.batch_size * longest
@@ -158,8 +177,10 @@ def check_memory(model_config, train_config, corpus):
     needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize
     memory = _memory_bytes()
     if needed > memory or rows >= 2**31:
-        raise UsageError(f"too large: {model_config.num_params:,} parameters and batches of {rows:,} tokens need "
-                         f"about {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB of memory")
+        raise UsageError(
+            f"too large: {model_config.num_params:,} parameters and batches of {rows:,} tokens need "
+            f"about {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB of memory"
+        )
 
 
 def _memory_bytes():

@@ -13,8 +13,17 @@ from microgpt_fast.checkpoint import CheckpointError, check_writable, load, save
 
 
 def small(dtype="float64", **options):
-    return mg.train(["añb", "b😀"], num_steps=3, n_embd=2, n_head=1, block_size=3, dtype=dtype, backend="numpy",
-                    temperature=0.7, **options).model
+    return mg.train(
+        ["añb", "b😀"],
+        num_steps=3,
+        n_embd=2,
+        n_head=1,
+        block_size=3,
+        dtype=dtype,
+        backend="numpy",
+        temperature=0.7,
+        **options,
+    ).model
 
 
 @pytest.fixture
@@ -72,7 +81,9 @@ def test_every_damaged_byte_is_found(saved, tmp_path):
             load(tmp_path / "damaged", backend="numpy")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x80\x04\x95" + bytes(500), bytes(1000), b"\xff" * 1000])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", b"\x80\x04\x95" + bytes(500), bytes(1000), b"\xff" * 1000]
+)
 def test_files_of_another_kind_are_refused(content, tmp_path):
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(CheckpointError, match="other: not a model file"):
@@ -85,21 +96,31 @@ def test_foreign_safetensors_are_refused(tmp_path):
         load(tmp_path / "other")
 
 
-@pytest.mark.parametrize("key, value, message", [
-    ("version", "2", "format version '2'"),
-    ("config", "{", "damaged metadata"),
-    ("config", "[]", "damaged metadata"),
-    ("config", '{"vocab_size": 5, "unknown": 1}', "damaged metadata"),
-    ("config", '{"vocab_size": 5, "n_layer": 1000000000}', "not those of its configuration"),
-    ("config", None, "damaged metadata"),
-    ("tokenizer", '{"chars": "ab", "bos": "middle"}', "damaged metadata"),
-    ("train_config", '{"num_steps": -1}', "damaged metadata"),
-    ("crc32", "0", "does not match its checksum"),
-])
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("version", "2", "format version '2'"),
+        ("config", "{", "damaged metadata"),
+        ("config", "[]", "damaged metadata"),
+        ("config", '{"vocab_size": 5, "unknown": 1}', "damaged metadata"),
+        ("config", '{"vocab_size": 5, "n_layer": 1000000000}', "not those of its configuration"),
+        ("config", None, "damaged metadata"),
+        ("tokenizer", '{"chars": "ab", "bos": "middle"}', "damaged metadata"),
+        ("train_config", '{"num_steps": -1}', "damaged metadata"),
+        ("crc32", "0", "does not match its checksum"),
+    ],
+)
 def test_metadata_are_checked(key, value, message, saved):
     model = small()
-    metadata = {"format": "microgpt_fast", "version": "1", "config": json.dumps(vars(model.config)),
-                "tokenizer": "null", "train_config": "null", "crc32": "1", key: value}
+    metadata = {
+        "format": "microgpt_fast",
+        "version": "1",
+        "config": json.dumps(vars(model.config)),
+        "tokenizer": "null",
+        "train_config": "null",
+        "crc32": "1",
+        key: value,
+    }
     save_file(model.tensors, saved, {name: text for name, text in metadata.items() if text is not None})
     with pytest.raises(CheckpointError, match=message):
         load(saved, backend="numpy")
@@ -134,9 +155,13 @@ def test_a_new_file_has_the_usual_permissions(saved):
 
 
 def test_places_that_cannot_be_written_are_found_early(tmp_path):
-    for path, error in ((tmp_path, IsADirectoryError), (tmp_path / "missing" / "model", FileNotFoundError),
-                        (f"{tmp_path}/new/", IsADirectoryError), ("/dev/null", OSError),
-                        (tmp_path / ("x" * 300), OSError)):
+    for path, error in (
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "missing" / "model", FileNotFoundError),
+        (f"{tmp_path}/new/", IsADirectoryError),
+        ("/dev/null", OSError),
+        (tmp_path / ("x" * 300), OSError),
+    ):
         with pytest.raises(error) as caught:
             check_writable(path)
         assert caught.value.filename == str(path)

@@ -27,13 +27,14 @@ def command(*arguments):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-                            **options)
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), **options
+    )
 
 
 @pytest.fixture
 def run(capfdbinary, monkeypatch, tmp_path):
-    """A function of arguments: (exit code, stdout, stderr) of the program in this process, in an empty folder."""
+    """A function of arguments: exit code, stdout and stderr of the program, run here in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -58,29 +59,36 @@ def test_the_default_job_prints_what_the_original_prints(run, original_run):
     head = "num docs: 5163\nvocab size: 27\nnum params: 4192\n"
     code, out, err = run("train")
     assert code == 0 and out == head + "".join(lines) + HEADER + "".join(samples)
-    assert re.search(r"^microgpt-fast: 1000 steps in [\d.]+ s: [\d,]+ steps/s, [\d,]+ tokens/s \(.*float64.*\)\n\Z",
-                     err, re.M)
+    assert re.search(
+        r"^microgpt-fast: 1000 steps in [\d.]+ s: [\d,]+ steps/s, [\d,]+ tokens/s \(.*float64.*\)\n\Z",
+        err,
+        re.M,
+    )
     code, out, _ = run("train", "--quiet")
     assert code == 0 and out == head + HEADER + "".join(samples)
 
 
 def test_without_samples_the_output_ends_with_the_steps(run, names):
     _, out, _ = run("train", "--data", names, "--num-samples", 0, "--num-steps", 2)
-    assert re.fullmatch(r"num docs: 3\nvocab size: 6\nnum params: 3520\n(step    \d /    2 \| loss \d\.\d{4}\r){2}\n",
-                        out)
+    assert re.fullmatch(
+        r"num docs: 3\nvocab size: 6\nnum params: 3520\n(step    \d /    2 \| loss \d\.\d{4}\r){2}\n", out
+    )
     _, out, _ = run("train", "--data", names, "--num-samples", 0, "--num-steps", 2, "--quiet")
     assert out.endswith("num params: 3520\n")
 
 
 def test_without_steps_the_initial_model_is_sampled(run, names):
     code, out, _ = run("train", "--data", names, "--num-steps", 0, "--num-samples", 3)
-    assert code == 0 and re.search(f"num params: 3520\n{re.escape(HEADER)}(sample  [123]: [abhno]*\n){{3}}$", out)
+    assert code == 0 and re.search(
+        f"num params: 3520\n{re.escape(HEADER)}(sample  [123]: [abhno]*\n){{3}}$", out
+    )
 
 
 def test_output_is_utf8_in_any_locale(tmp_path):
     (tmp_path / "text").write_text("😀é한\u2028글\n" * 3, encoding="utf-8")
     result = subprocess.run(
-        command("train", "--data", tmp_path / "text", "--num-steps", 1, "--num-samples", 50), capture_output=True,
+        command("train", "--data", tmp_path / "text", "--num-steps", 1, "--num-samples", 50),
+        capture_output=True,
         env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii", PYTHONCOERCECLOCALE="0"),
     )
     assert result.returncode == 0
@@ -89,8 +97,12 @@ def test_output_is_utf8_in_any_locale(tmp_path):
 
 def test_a_terminal_sees_the_last_step_and_the_samples(names):
     leader, follower = pty.openpty()
-    process = subprocess.Popen(command("train", "--data", names, "--num-steps", 300, "--num-samples", 2),
-                               stdout=follower, stderr=subprocess.DEVNULL, env=environment())
+    process = subprocess.Popen(
+        command("train", "--data", names, "--num-steps", 300, "--num-samples", 2),
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
     os.close(follower)
     out = b""
     try:
@@ -107,8 +119,21 @@ def test_a_terminal_sees_the_last_step_and_the_samples(names):
 
 
 def test_a_saved_model_is_sampled(run, names):
-    _, trained, _ = run("train", "--data", names, "--num-steps", 5, "--temperature", 0.9, "--num-samples", 4,
-                        "--save", "model", "--n-layer", 2)
+    _, trained, _ = run(
+        "train",
+        "--data",
+        names,
+        "--num-steps",
+        5,
+        "--temperature",
+        0.9,
+        "--num-samples",
+        4,
+        "--save",
+        "model",
+        "--n-layer",
+        2,
+    )
     code, out, err = run("sample", "--model", "model")
     assert code == 0 and not err and re.fullmatch(r"(sample  \d: [abhno]*\n){4}", out)
     model = microgpt_fast.load("model")
@@ -135,43 +160,46 @@ def test_version_and_help(run):
     assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in cli.CONSTANTS)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ("", "train, sample, info"),
-    ("trian", "trian"),
-    ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
-    ("train extra", "unknown argument extra"),
-    ("train --n-layer", "--n-layer"),
-    ("train --n-layer two", "--n-layer.*'two'"),
-    ("train --n-layer 0", "n_layer must be at least 1, not 0"),
-    ("train --n-embd -16", "n_embd must be at least 1, not -16"),
-    ("train --n-head 3", "multiple of n_head"),
-    ("train --n-embd 1000000000", "too large"),
-    ("train --batch-size 1000000000000", "batch_size"),
-    ("train --learning-rate nan", "learning_rate.*nan"),
-    ("train --beta1 inf", "beta1.*inf"),
-    ("train --temperature 0", "temperature.*0"),
-    ("train --num-steps -1", "num_steps must be at least 0, not -1"),
-    ("train --preset microgtp", "did you mean microgpt?"),
-    ("train --backend torch", "unknown backend 'torch'"),
-    ("train --dtype float16", "unknown dtype 'float16'"),
-    ("train --backend numpy --numerics exact", "no exact numerics"),
-    ("train --dtype float32 --numerics exact", "float64, not float32"),
-    ("train --batch-size 2 --numerics exact", "exact numerics"),
-    ("train --threads 0", "threads must be at least 1"),
-    ("train --data missing", "cannot read missing: No such file"),
-    ("train --data folder", "cannot read folder: Is a directory"),
-    ("train --data empty", "empty: no documents"),
-    ("train --data blank", "blank: no documents"),
-    ("train --data binary", "binary: not UTF-8 text: byte 0xff at offset 2"),
-    ("train --save folder", "cannot write folder: Is a directory"),
-    ("train --save missing/model", "cannot write missing/model: No such file"),
-    ("train --save /dev/null", "cannot write /dev/null: Not a regular file"),
-    ("sample", "--model"),
-    ("sample --model missing", "cannot read missing: No such file"),
-    ("sample --model folder", "cannot read folder: Is a directory"),
-    ("sample --model binary", "binary: not a model file"),
-    ("info --jsno", "--json"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "train, sample, info"),
+        ("trian", "trian"),
+        ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
+        ("train extra", "unknown argument extra"),
+        ("train --n-layer", "--n-layer"),
+        ("train --n-layer two", "--n-layer.*'two'"),
+        ("train --n-layer 0", "n_layer must be at least 1, not 0"),
+        ("train --n-embd -16", "n_embd must be at least 1, not -16"),
+        ("train --n-head 3", "multiple of n_head"),
+        ("train --n-embd 1000000000", "too large"),
+        ("train --batch-size 1000000000000", "batch_size"),
+        ("train --learning-rate nan", "learning_rate.*nan"),
+        ("train --beta1 inf", "beta1.*inf"),
+        ("train --temperature 0", "temperature.*0"),
+        ("train --num-steps -1", "num_steps must be at least 0, not -1"),
+        ("train --preset microgtp", "did you mean microgpt?"),
+        ("train --backend torch", "unknown backend 'torch'"),
+        ("train --dtype float16", "unknown dtype 'float16'"),
+        ("train --backend numpy --numerics exact", "no exact numerics"),
+        ("train --dtype float32 --numerics exact", "float64, not float32"),
+        ("train --batch-size 2 --numerics exact", "exact numerics"),
+        ("train --threads 0", "threads must be at least 1"),
+        ("train --data missing", "cannot read missing: No such file"),
+        ("train --data folder", "cannot read folder: Is a directory"),
+        ("train --data empty", "empty: no documents"),
+        ("train --data blank", "blank: no documents"),
+        ("train --data binary", "binary: not UTF-8 text: byte 0xff at offset 2"),
+        ("train --save folder", "cannot write folder: Is a directory"),
+        ("train --save missing/model", "cannot write missing/model: No such file"),
+        ("train --save /dev/null", "cannot write /dev/null: Not a regular file"),
+        ("sample", "--model"),
+        ("sample --model missing", "cannot read missing: No such file"),
+        ("sample --model folder", "cannot read folder: Is a directory"),
+        ("sample --model binary", "binary: not a model file"),
+        ("info --jsno", "--json"),
+    ],
+)
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, run, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
@@ -190,7 +218,10 @@ def test_too_little_memory_is_a_mistake_too(run, monkeypatch):
 
     monkeypatch.setattr("microgpt_fast.model.np.zeros", fail)
     assert run("train", "--backend", "numpy", "--numerics", "fast") == (
-        2, "", "microgpt-fast: not enough memory for this configuration\n")
+        2,
+        "",
+        "microgpt-fast: not enough memory for this configuration\n",
+    )
 
 
 def test_a_disk_that_fills_up_is_a_failure_of_the_machine(run, names, monkeypatch):
@@ -208,16 +239,25 @@ def test_a_disk_that_fills_up_is_a_failure_of_the_machine(run, names, monkeypatc
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_a_failure_of_the_machine(names):
     with open("/dev/full", "wb") as full:
-        result = subprocess.run(command("train", "--data", names, "--num-steps", 1), stdout=full,
-                                stderr=subprocess.PIPE, env=environment())
+        result = subprocess.run(
+            command("train", "--data", names, "--num-steps", 1),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
     assert result.returncode == 1
-    assert result.stderr.decode().splitlines()[-1] == "microgpt-fast: cannot write the output: No space left on device"
+    assert (
+        result.stderr.decode().splitlines()[-1]
+        == "microgpt-fast: cannot write the output: No space left on device"
+    )
 
 
 @pytest.mark.parametrize("save", [False, True])
 def test_a_reader_that_goes_away_ends_the_output_quietly(save, names, tmp_path):
     model = tmp_path / "model"
-    process = start("train", "--data", names, "--numerics", "fast", "--num-steps", 3000, *["--save", model] * save)
+    process = start(
+        "train", "--data", names, "--numerics", "fast", "--num-steps", 3000, *["--save", model] * save
+    )
     process.stdout.readline()
     process.stdout.close()
     err = process.stderr.read().decode()
@@ -233,15 +273,19 @@ def test_a_reader_that_goes_away_ends_the_output_quietly(save, names, tmp_path):
 @pytest.mark.parametrize("save", [False, True])
 def test_ctrl_c_stops_and_saves(save, names, tmp_path):
     model = tmp_path / "model"
-    process = start("train", "--data", names, "--numerics", "fast", "--num-steps", 10**9, *["--save", model] * save)
+    process = start(
+        "train", "--data", names, "--numerics", "fast", "--num-steps", 10**9, *["--save", model] * save
+    )
     while b"\r" not in process.stdout.read(60):
         pass
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130 and out.endswith(b"\n")
     expected = r"microgpt-fast: interrupted after step \d+ of 1000000000"
-    assert re.fullmatch(f"{expected}; saved {re.escape(str(model))}\n" if save else f"{expected}\n", err.decode())
-    assert sorted(os.listdir(tmp_path)) == ["model", "names.txt"][not save:]
+    assert re.fullmatch(
+        f"{expected}; saved {re.escape(str(model))}\n" if save else f"{expected}\n", err.decode()
+    )
+    assert sorted(os.listdir(tmp_path)) == ["model", "names.txt"][not save :]
     if save:
         assert microgpt_fast.load(model).config.vocab_size == 6
 
@@ -257,5 +301,13 @@ def test_ctrl_c_elsewhere_ends_the_program_in_one_line(run, monkeypatch):
 def test_closed_streams_do_not_matter(names):
     script = " ".join(command("train", "--data", names, "--num-steps", 1, "--num-samples", 1))
     for redirection in (">&-", "2>&-", "2>/dev/null >&-"):
-        assert subprocess.run(f"{script} {redirection}", shell=True, env=environment(),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        assert (
+            subprocess.run(
+                f"{script} {redirection}",
+                shell=True,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ).returncode
+            == 0
+        )

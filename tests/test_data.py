@@ -18,8 +18,10 @@ NASTY = [
 
 
 def documents_of(corpus):
-    return [corpus.tokenizer.decode(corpus.tokens[start:end])
-            for start, end in zip(corpus.offsets[:-1], corpus.offsets[1:])]
+    return [
+        corpus.tokenizer.decode(corpus.tokens[start:end])
+        for start, end in zip(corpus.offsets[:-1], corpus.offsets[1:])
+    ]
 
 
 @pytest.fixture
@@ -82,18 +84,28 @@ def test_blank_files_are_refused(content, write):
         load_corpus(write(content))
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"abc\n\xff", "0xff at offset 4"), (b"\xed\xa0\x80", "0xed at offset 0"), (b"ab\xc3", "0xc3 at offset 2"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"abc\n\xff", "0xff at offset 4"),
+        (b"\xed\xa0\x80", "0xed at offset 0"),
+        (b"ab\xc3", "0xc3 at offset 2"),
+    ],
+)
 def test_invalid_utf8_is_located(content, message, write):
     with pytest.raises(DataError, match=f"text.txt: not UTF-8 text: byte {message}"):
         load_corpus(write(content))
 
 
-@pytest.mark.parametrize("documents, message", [
-    ([], "no documents"), (["", ""], "no documents"), (["a", b"b"], "document 1 must be a str, not bytes"),
-    (["a", "\ud800"], "U\\+D800"),
-])
+@pytest.mark.parametrize(
+    "documents, message",
+    [
+        ([], "no documents"),
+        (["", ""], "no documents"),
+        (["a", b"b"], "document 1 must be a str, not bytes"),
+        (["a", "\ud800"], "U\\+D800"),
+    ],
+)
 def test_unusable_documents_are_refused(documents, message):
     with pytest.raises(ValueError, match=message):
         load_corpus(documents)

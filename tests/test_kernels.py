@@ -105,6 +105,25 @@ def test_backward_of_the_twin_is_the_derivative_of_its_forward(kernel, size):
             assert error <= 1e-7 * size_of_terms + 1e-9 * abs(ahead), output
 
 
+def test_the_twin_computes_what_reference_does_not():
+    """Slopes, gains and weight decay, from their definitions."""
+    a = CASES["attention_forward"].arguments(np.float64, lengths=(3,), H=2, D=4, alibi=True)
+    CASES["attention_forward"].run(twin, a)
+    for h, slope in enumerate([2**-4, 2**-8]):
+        scores = [a["q"][2, h] @ a["k"][j, h] / 2 - slope * (2 - j) for j in range(3)]
+        p = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(a["o"][2, h], p @ a["v"][:, h], rtol=1e-14)
+
+    a = CASES["rmsnorm_forward"].arguments(np.float64, N=1, C=4, gain=True)
+    a["x"][...], a["gain"][...] = [[3, 1, 1, 5]], [1, 2, 3, 4]
+    CASES["rmsnorm_forward"].run(twin, a)
+    np.testing.assert_allclose(a["y"][0], np.array([3, 2, 3, 20]) / np.sqrt(9 + 1e-5), rtol=1e-14)
+
+    p, m, v, g = (np.array([x]) for x in (2.0, 0.0, 0.0, 3.0))
+    twin.adamw_step(p, m, v, g, 1, 0.1, 0.9, 0.99, 1.0, 0.5, 1)
+    np.testing.assert_allclose([p[0], m[0], v[0]], [2 - 0.1 * (3 / (3 + 1) + 0.5 * 2), 0.3, 0.09], rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
 def test_softmax_of_large_scores_does_not_overflow(backend, dtype):
     case = CASES["cross_entropy_forward"]

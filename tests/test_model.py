@@ -23,14 +23,20 @@ class WithoutExact:
 
 @pytest.fixture(params=["float64", "float32"])
 def model(request, backend):
-    model = GPT(GPTConfig(4, n_layer=2, n_embd=6, n_head=3, block_size=5), Tokenizer("abc"), dtype=request.param,
-                backend=backends.name_of(backend))
+    model = GPT(
+        GPTConfig(4, n_layer=2, n_embd=6, n_head=3, block_size=5),
+        Tokenizer("abc"),
+        dtype=request.param,
+        backend=backends.name_of(backend),
+    )
     model.initialise(PythonRandom(3), std=0.5)
     return model
 
 
 def test_tensors_are_views_of_the_parameters_in_order(model):
-    assert np.array_equal(np.concatenate([tensor.ravel() for tensor in model.tensors.values()]), model.parameters)
+    assert np.array_equal(
+        np.concatenate([tensor.ravel() for tensor in model.tensors.values()]), model.parameters
+    )
     assert {name: tensor.shape for name, tensor in model.tensors.items()} == model.config.shapes()
     model.tensors["layer1.mlp_fc2"][-1, -1] = 7
     assert model.parameters[-1] == 7
@@ -93,21 +99,28 @@ def test_generate_refuses_what_cannot_be_drawn(model):
         GPT(GPTConfig(4), Tokenizer("ab"), backend="numpy")
 
 
-@pytest.mark.parametrize("asked, dtype, batch_size, backend, result", [
-    (None, "float64", 1, WithExact(), "exact"),
-    ("exact", "float64", 1, WithExact(), "exact"),
-    ("fast", "float64", 1, WithExact(), "fast"),
-    ("fast", "float64", 8, WithoutExact(), "fast"),
-    (None, "float32", 8, WithExact(), "fast"),
-    ("fast", "float32", 1, WithExact(), "fast"),
-])
+@pytest.mark.parametrize(
+    "asked, dtype, batch_size, backend, result",
+    [
+        (None, "float64", 1, WithExact(), "exact"),
+        ("exact", "float64", 1, WithExact(), "exact"),
+        ("fast", "float64", 1, WithExact(), "fast"),
+        ("fast", "float64", 8, WithoutExact(), "fast"),
+        (None, "float32", 8, WithExact(), "fast"),
+        ("fast", "float32", 1, WithExact(), "fast"),
+    ],
+)
 def test_numerics_chosen_silently(asked, dtype, batch_size, backend, result):
     assert resolve_numerics(asked, dtype, batch_size, backend) == (result, None)
 
 
-@pytest.mark.parametrize("batch_size, backend, reason", [
-    (1, WithoutExact(), "the numpy backend has no exact numerics"), (2, WithExact(), "batch_size 1, not 2"),
-])
+@pytest.mark.parametrize(
+    "batch_size, backend, reason",
+    [
+        (1, WithoutExact(), "the numpy backend has no exact numerics"),
+        (2, WithExact(), "batch_size 1, not 2"),
+    ],
+)
 def test_numerics_that_fall_back_say_so(batch_size, backend, reason):
     numerics, note = resolve_numerics(None, "float64", batch_size, backend)
     assert numerics == "fast" and reason in note

@@ -12,12 +12,15 @@ from microgpt_fast.training import Trainer, train
 NAMES = ["anna", "bob", "hannah", "otto", "b"]
 
 
-@pytest.mark.parametrize("preset, run, options", [
-    ("microgpt", "census_default", {}),
-    ("microgpt", "names_default", {}),
-    ("first-revision", "first_revision_model", {}),
-    ("microgpt", "cfg_l1_e16_h1_b8", {"n_head": 1, "block_size": 8, "num_steps": 100, "seed": 123}),
-])
+@pytest.mark.parametrize(
+    "preset, run, options",
+    [
+        ("microgpt", "census_default", {}),
+        ("microgpt", "names_default", {}),
+        ("first-revision", "first_revision_model", {}),
+        ("microgpt", "cfg_l1_e16_h1_b8", {"n_head": 1, "block_size": 8, "num_steps": 100, "seed": 123}),
+    ],
+)
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 def test_a_run_of_the_original(preset, run, options, numerics, backend, original_run, request):
     if numerics == "exact" and not backend.HAS_EXACT:
@@ -33,14 +36,21 @@ def test_a_run_of_the_original(preset, run, options, numerics, backend, original
         assert np.array_equal(result.model.parameters, original["final_parameters"])
     else:  # where gradients begin at zero, Adam divides rounding errors by its epsilon
         tolerance = 1e-9 if preset == "first-revision" else 1e-12
-        np.testing.assert_allclose(result.model.parameters, original["final_parameters"], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            result.model.parameters, original["final_parameters"], rtol=0, atol=tolerance
+        )
     samples = mg.generate(result.model, random=result.random)
     assert samples == original["samples"].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 12])
 def test_chunks_do_not_change_a_run(backend, batch_size, monkeypatch):
-    options = {"num_steps": 60, "batch_size": batch_size, "backend": backends.name_of(backend), "block_size": 4}
+    options = {
+        "num_steps": 60,
+        "batch_size": batch_size,
+        "backend": backends.name_of(backend),
+        "block_size": 4,
+    }
     whole = train(NAMES, **options)
     monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
     single = Trainer(NAMES, **options)
@@ -98,14 +108,22 @@ def test_a_corpus_can_be_shared():
 
 
 def test_divergence_is_reported_with_its_step():
-    with np.errstate(all="ignore"), pytest.raises(UsageError, match=r"loss of step \d+ is (nan|inf).*learning_rate"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(UsageError, match=r"loss of step \d+ is (nan|inf).*learning_rate"),
+    ):
         train(NAMES, num_steps=50, learning_rate=1e300, backend="numpy")
 
 
-@pytest.mark.parametrize("options", [
-    {"n_embd": 10**9, "n_head": 1}, {"n_layer": 2 * 10**9}, {"block_size": 2**31 - 1, "n_embd": 1024},
-    {"batch_size": 2**31 - 1},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_embd": 10**9, "n_head": 1},
+        {"n_layer": 2 * 10**9},
+        {"block_size": 2**31 - 1, "n_embd": 1024},
+        {"batch_size": 2**31 - 1},
+    ],
+)
 def test_models_that_no_memory_holds_are_refused_before_they_are_made(options):
     with pytest.raises(UsageError, match="too large: .* GB of memory"):
         Trainer(NAMES, backend="numpy", **options)

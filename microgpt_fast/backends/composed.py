@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from . import name_of
+
 RELU, RELU2 = 0, 1
 NORM_EPS = 1e-5
 
@@ -28,7 +30,7 @@ class ComposedEngine:
     Parameters
     ----------
     kernels : module
-        With the functions of microgpt_fast_kernels.h and NAME.
+        With the functions of microgpt_fast_kernels.h.
     config : GPTConfig
     dtype : float32 or float64
     numerics : "fast"
@@ -39,7 +41,7 @@ class ComposedEngine:
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
         if numerics != "fast":
-            raise ValueError(f"numerics is {numerics!r}: the {kernels.NAME} backend has only 'fast'")
+            raise ValueError(f"numerics is {numerics!r}: the {name_of(kernels)} backend has only 'fast'")
         self.kernels = kernels
         self.config, self.dtype = config, np.dtype(dtype)
         self.activation = {"relu": RELU, "relu2": RELU2}[config.activation]

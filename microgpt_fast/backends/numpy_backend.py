@@ -11,7 +11,6 @@ import numpy as np
 
 from .composed import RELU2, ComposedEngine
 
-NAME = "numpy"
 HAS_EXACT = False
 
 
