@@ -1,5 +1,12 @@
-/* Compiled without flags for an instruction set, since it runs before one is chosen. */
+/* Compiled without flags for an instruction set, since it runs before one is chosen. With MGF_BASELINE_ONLY a program
+ * is content with the baseline's tables. */
 #include "dispatch.h"
+
+#if defined(__x86_64__) && !defined(MGF_BASELINE_ONLY)
+#define SEVERAL 1
+#else
+#define SEVERAL 0
+#endif
 
 #define DECLARE(name)                              \
     extern const mgf_kernels_f32 mgf_f32_##name;   \
@@ -8,14 +15,14 @@
 #define TABLES(name) {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name}
 
 DECLARE(baseline)
-#if defined(__x86_64__)
+#if SEVERAL
 DECLARE(avx2)
 DECLARE(avx512)
 #endif
 
 static const mgf_instruction_set instruction_sets[] = {
     TABLES(baseline),
-#if defined(__x86_64__)
+#if SEVERAL
     TABLES(avx2),
     TABLES(avx512),
 #endif
@@ -25,13 +32,30 @@ const mgf_instruction_set *mgf_instruction_set_at(int i) {
     return i < (int)(sizeof instruction_sets / sizeof *instruction_sets) ? &instruction_sets[i] : NULL;
 }
 
-int mgf_supported(int i) {
 #if defined(__x86_64__)
-    __builtin_cpu_init(); /* these look at the operating system's support as well */
-    if (i == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (i == 2)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+#define FEATURES(X) X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")
+#else
+#define FEATURES(X)
 #endif
-    return i == 0;
+
+const char *mgf_cpu_feature(int i, int *present) {
+#define FEATURE(index, name) \
+    if (i == index) return *present = __builtin_cpu_supports(name) != 0, name;
+#if defined(__x86_64__)
+    __builtin_cpu_init(); /* what follows looks at the operating system's support as well */
+#endif
+    FEATURES(FEATURE)
+    (void)i, (void)present;
+    return NULL;
+}
+
+int mgf_supported(int i) {
+    /* how many of the features above each instruction set takes, in their order */
+    static const int needed[] = {0, 3, 7};
+    for (int feature = 0; feature < needed[i]; feature++) {
+        int present = 0;
+        mgf_cpu_feature(feature, &present);
+        if (!present) return 0;
+    }
+    return 1;
 }

@@ -13,6 +13,8 @@ typedef struct {
 
 /* Instruction set i, from the plainest to the widest; NULL past the last. */
 const mgf_instruction_set *mgf_instruction_set_at(int i);
+/* Name of feature i of the processor among those that matter here, and whether it is there; NULL past the last. */
+const char *mgf_cpu_feature(int i, int *present);
 /* Whether the processor and the operating system support it. */
 int mgf_supported(int i);
 

@@ -56,8 +56,8 @@ def describe():
     Returns
     -------
     dict
-        "backends": name -> "ok" or why not; and, with the compiled backend, "isa": the instruction set in use,
-        "isa_reason", "isas_compiled" and "isas_supported".
+        "backends": name -> "ok" or why not; and, with the compiled backend, "cpu_features", "isas_compiled",
+        "isas_supported", "isa": the instruction set in use, and "isa_reason".
     """
     report = {"backends": {}}
     for name in BACKENDS:
@@ -68,6 +68,7 @@ def describe():
             continue
         report["backends"][name] = "ok"
         if name == "cython":
+            report["cpu_features"] = module.cpu_features()
             report["isas_compiled"] = module.compiled_isas()
             report["isas_supported"] = module.isas()
             report["isa"] = module.active_isa()

@@ -23,6 +23,7 @@ cdef extern from "dispatch.h" nogil:
         const mgf_exact *exact
     const mgf_instruction_set *mgf_instruction_set_at(int i)
     int mgf_supported(int i)
+    const char *mgf_cpu_feature(int i, int *present)
 
 cdef extern from "threads.h" nogil:
     mgf_pool *mgf_pool_create(int threads)
@@ -58,6 +59,17 @@ def compiled_isas():
 def isas():
     """Names of those that this machine supports."""
     return [name for i, name in enumerate(compiled_isas()) if mgf_supported(i)]
+
+
+def cpu_features():
+    """Features of this processor, among those that an instruction set here asks for."""
+    cdef int present = 0, i = 0
+    names = []
+    while mgf_cpu_feature(i, &present) != NULL:
+        if present:
+            names.append(mgf_cpu_feature(i, &present).decode())
+        i += 1
+    return names
 
 
 def active_isa():

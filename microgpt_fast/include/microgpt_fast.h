@@ -1,7 +1,7 @@
 /* microgpt_fast: the kernels of a small GPT, forward and backward, in float32 (_f32) and float64 (_f64).
  *
- * The functions are reached through tables: from C with mgf_kernels_f32() and mgf_kernels_f64() of dispatch.c, from
- * Cython by cimport, from other extensions through a capsule. See microgpt_fast_kernels.h for what each one computes.
+ * The functions are reached through tables, one for each instruction set (see dispatch.h in csrc).
+ * microgpt_fast_kernels.h tells what each function computes.
  */
 #ifndef MICROGPT_FAST_H
 #define MICROGPT_FAST_H
