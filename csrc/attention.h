@@ -12,8 +12,7 @@
 #include "rmsnorm.h"
 
 enum {
-    QUERY_VECTORS = 2,
-    QUERIES = QUERY_VECTORS * VL,
+    QUERIES = VL,
     KEYS = 64,
     DEPTH = 128, /* of head_dim that is transposed at a time */
 };
@@ -24,23 +23,16 @@ typedef struct {
     real scale, slope;
 } head;
 
-/* what one block of queries needs: its first row, how many there are, how many vectors hold them */
+/* one vector of queries: its first row, and how many there are */
 typedef struct {
-    ptrdiff_t first, rows;
-    int vectors;
+    ptrdiff_t first;
+    int rows;
 } query_block;
-
-INLINE query_block query_block_at(ptrdiff_t first, ptrdiff_t n) {
-    ptrdiff_t rows = min_of(QUERIES, n - first);
-    return (query_block){first, rows, (int)((rows + VL - 1) / VL)};
-}
 
 /* to [depth][QUERIES] = scale * transpose of the block's rows, columns d .. d + depth */
 INLINE void transpose_queries(real *to, const real *from, ptrdiff_t ld, query_block b, ptrdiff_t depth, real scale) {
-    for (int j = 0; j < b.vectors; j++)
-        for (ptrdiff_t d = 0; d < depth; d += VL)
-            transpose_block(to + d * QUERIES + j * VL, QUERIES, from + (b.first + j * VL) * ld + d, ld,
-                            lanes_left(j * VL, b.rows), lanes_left(d, depth), scale);
+    for (ptrdiff_t d = 0; d < depth; d += VL)
+        transpose_block(to + d * QUERIES, QUERIES, from + b.first * ld + d, ld, b.rows, lanes_left(d, depth), scale);
 }
 
 /* block [keys][QUERIES] = rows [first, first + keys) of `keys_of` times the scaled queries, both D deep. `transposed`
@@ -51,22 +43,21 @@ static void score_block(real *block, real *transposed, const real *queries, ptrd
     for (ptrdiff_t d = 0; d < D; d += DEPTH) {
         ptrdiff_t depth = min_of(DEPTH, D - d);
         if (first == 0 || D > DEPTH) transpose_queries(transposed, queries + d, ld_queries, b, depth, scale);
-        gemm(0, d ? ADD : STORE, keys, b.vectors * VL, depth, keys_of + first * ld_keys + d, ld_keys,
+        gemm(0, d ? ADD : STORE, keys, QUERIES, depth, keys_of + first * ld_keys + d, ld_keys,
              plain(transposed, QUERIES), block, QUERIES);
     }
 }
 
 /* s -= slope * (query - key); keys after the query become -infinity */
 static void mask_scores(real *s, query_block b, ptrdiff_t first, ptrdiff_t keys, real slope) {
-    for (ptrdiff_t i = slope != 0 ? 0 : max_of(0, b.first - first); i < keys; i++)
-        for (int j = 0; j < b.vectors; j++) {
-            ivec distance = lane_numbers() + isplat((integer)(b.first + j * VL - first - i)); /* query - key */
-            vec x = load(s + i * QUERIES + j * VL) - splat(slope) * __builtin_convertvector(distance, vec);
-            store(s + i * QUERIES + j * VL, blend(distance < isplat(0), splat(-(real)INFINITY), x));
-        }
+    for (ptrdiff_t i = slope != 0 ? 0 : max_of(0, b.first - first); i < keys; i++) {
+        ivec distance = lane_numbers() + isplat((integer)(b.first - first - i)); /* query - key */
+        vec x = load(s + i * QUERIES) - splat(slope) * __builtin_convertvector(distance, vec);
+        store(s + i * QUERIES, blend(distance < isplat(0), splat(-(real)INFINITY), x));
+    }
 }
 
-/* One step of the streaming softmax for one vector of queries. With m' = max(m, max over the block's keys of s):
+/* One step of the streaming softmax. With m' = max(m, max over the block's keys of s):
  * p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m').
  * With the last block everything is divided by the total. */
 INLINE void softmax_block(real *s, ptrdiff_t keys, vec *largest, vec *total, real *rescale, int last) {
@@ -94,28 +85,23 @@ static void attention_head(real *o, ptrdiff_t ld_o, real *lse, ptrdiff_t ld_lse,
     real transposed[DEPTH * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
     real rescale[QUERIES] __attribute__((aligned(VECTOR_BYTES)));
     for (ptrdiff_t q = 0; q < h.n; q += QUERIES) {
-        query_block b = query_block_at(q, h.n);
+        query_block b = {q, lanes_left(q, h.n)};
         ptrdiff_t visible = q + b.rows;
-        vec largest[QUERY_VECTORS], total[QUERY_VECTORS];
-        for (int j = 0; j < QUERY_VECTORS; j++) largest[j] = splat(-(real)INFINITY), total[j] = (vec){0};
+        vec largest = splat(-(real)INFINITY), total = {0};
         for (ptrdiff_t k = 0; k < visible; k += KEYS) {
             ptrdiff_t keys = min_of(KEYS, visible - k);
             score_block(scores, transposed, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
             if (k + keys > q || h.slope != 0) mask_scores(scores, b, k, keys, h.slope);
-            for (int j = 0; j < b.vectors; j++)
-                softmax_block(scores + j * VL, keys, largest + j, total + j, rescale + j * VL, k + keys == visible);
+            softmax_block(scores, keys, &largest, &total, rescale, k + keys == visible);
             gemm_aux(1, k ? ROW_SCALE_ADD : STORE, b.rows, h.D, keys, scores, QUERIES, plain(h.v + k * h.ld, h.ld),
                      o + q * ld_o, ld_o, rescale, 1);
         }
-        for (int j = 0; j < b.vectors; j++) {
-            vec log_sum = largest[j] + vlog(total[j]);
-            for (int lane = 0; lane < lanes_left(j * VL, b.rows); lane++)
-                lse[(q + j * VL + lane) * ld_lse] = log_sum[lane];
-        }
+        vec log_sum = largest + vlog(total);
+        for (int lane = 0; lane < b.rows; lane++) lse[(q + lane) * ld_lse] = log_sum[lane];
     }
 }
 
-/* P^T = exp(S^T - lse),  dS^T = scale P^T (dP^T - delta), in place, for one vector of queries */
+/* P^T = exp(S^T - lse),  dS^T = scale P^T (dP^T - delta), in place */
 INLINE void softmax_block_backward(real *p, real *ds, ptrdiff_t keys, vec lse, vec delta, real scale) {
     for (ptrdiff_t i = 0; i < keys; i++) {
         vec x = vexp(load(p + i * QUERIES) - lse);
@@ -139,8 +125,8 @@ static void attention_head_backward(real *dq, real *dk, real *dv, real *delta, c
             store_n(dv + i * h.ld + d, (vec){0}, lanes_left(d, h.D));
         }
     for (ptrdiff_t q = 0; q < h.n; q += QUERIES) {
-        query_block b = query_block_at(q, h.n);
-        for (ptrdiff_t i = 0; i < b.rows; i++) {
+        query_block b = {q, lanes_left(q, h.n)};
+        for (int i = 0; i < b.rows; i++) {
             delta_of[i] = dot_row(d_o + (q + i) * ld_o, o + (q + i) * ld_o, h.D)[0];
             delta[(q + i) * ld_lse] = delta_of[i];
             lse_of[i] = lse[(q + i) * ld_lse];
@@ -150,8 +136,7 @@ static void attention_head_backward(real *dq, real *dk, real *dv, real *delta, c
             score_block(p, query_t, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
             score_block(ds, output_t, d_o, ld_o, b, h.v, h.ld, k, keys, h.D, 1);
             if (k + keys > q || h.slope != 0) mask_scores(p, b, k, keys, h.slope);
-            for (int j = 0; j < b.vectors; j++)
-                softmax_block_backward(p + j * VL, ds + j * VL, keys, load(lse_of + j * VL), load(delta_of + j * VL), h.scale);
+            softmax_block_backward(p, ds, keys, load(lse_of), load(delta_of), h.scale);
             gemm(0, ADD, keys, h.D, b.rows, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld, h.ld);
             gemm(0, ADD, keys, h.D, b.rows, ds, QUERIES, plain(h.q + q * h.ld, h.ld), dk + k * h.ld, h.ld);
             gemm(1, k ? ADD : STORE, b.rows, h.D, keys, ds, QUERIES, plain(h.k + k * h.ld, h.ld), dq + q * h.ld, h.ld);

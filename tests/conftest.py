@@ -25,6 +25,10 @@ def _variants():
             yield pytest.param((module, isa), id=f"{name}-{isa}" if isa else name)
 
 
+def pytest_report_header():
+    return f"backends to test: {', '.join(variant.id for variant in _variants())}"
+
+
 @pytest.fixture(params=_variants())
 def backend(request):
     """A backend module, with one of its instruction sets in use."""

@@ -23,7 +23,7 @@ def environment(**changes):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "microgpt_fast", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "microgpt_fast", *map(str, arguments)]
 
 
 def start(*arguments, **options):
