@@ -37,9 +37,13 @@ INLINE ptrdiff_t blocks_of(ptrdiff_t n, ptrdiff_t block) { return (n + block - 1
 INLINE row_range block_at(ptrdiff_t item, ptrdiff_t n, ptrdiff_t block) {
     return (row_range){item * block, min_of(block, n - item * block)};
 }
-/* rows of the batch cut into nearly equal blocks */
-INLINE ptrdiff_t row_block_size(const gpt *g) { return blocks_of(g->N, blocks_of(g->N, ROW_BLOCK)); }
-INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, ROW_BLOCK); }
+/* Rows of the batch are cut into nearly equal blocks: for several threads into two each at least, down to blocks of a
+ * size that still fills tiles. */
+INLINE ptrdiff_t row_block_size(const gpt *g) {
+    ptrdiff_t for_threads = g->threads > 1 ? min_of(2 * g->threads, blocks_of(g->N, ROW_BLOCK / 4)) : 1;
+    return blocks_of(g->N, max_of(for_threads, blocks_of(g->N, ROW_BLOCK)));
+}
+INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, row_block_size(g)); }
 INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, row_block_size(g)); }
 
 /* y [rows, O] (mode)= x w^T, by the packed transpose */
@@ -163,6 +167,7 @@ static void pack_block(void *context, ptrdiff_t item) {
 }
 
 static void forward(gpt *g, mgf_pool *pool) {
+    g->threads = mgf_pool_threads(pool);
     phase p = {g, 0, heads_per_item(g)};
     mgf_pool_run(pool, weight_blocks(g, 0, weight_count(g)), pack_block, &p);
     for (p.layer = 0; p.layer <= g->L; p.layer++) {

@@ -47,6 +47,7 @@ typedef struct {
 
     const real *params;
     int accumulate; /* grads += rather than = */
+    int threads;
 } gpt;
 
 INLINE ptrdiff_t num_params(const mgf_config *c) {

@@ -1,0 +1,87 @@
+"""Threads change the time, never the bits; and nothing of the process but its results."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from microgpt_fast import backends
+from microgpt_fast.config import GPTConfig
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    try:
+        return backends.load("cython")
+    except backends.BackendError as error:
+        pytest.skip(str(error))
+
+
+def random_job(seed):
+    """A configuration and a batch that no tile fits."""
+    rng = np.random.default_rng(seed)
+    H, L, T, V, B = (int(rng.integers(1, high)) for high in (5, 4, 60, 70, 30))
+    config = GPTConfig(V + 1, L, H * int(rng.integers(1, 12)), H, T, ("relu", "relu2")[seed % 2])
+    lengths = rng.integers(1, T + 1, STEPS * B).astype(np.int32)
+    starts = rng.integers(0, 2000 - T - 1, STEPS * B)
+    return config, B, rng.normal(0, 0.1, config.num_params), rng.integers(0, V + 1, 2000).astype(np.int32), starts, lengths
+
+
+def trained(engine, job):
+    """Losses, parameters and moments after a few steps, as bytes."""
+    config, B, params, *batch = job
+    p = params.astype(engine.dtype)
+    m, v, losses = np.zeros_like(p), np.zeros_like(p), np.empty(STEPS)
+    engine.train_steps(losses, p, m, v, *batch, B, np.full(STEPS, 0.01), (0.85, 0.99, 1e-8, 0.0), 1)
+    assert np.isfinite(losses).all()
+    return b"".join(x.tobytes() for x in (losses, p, m, v))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(12))
+def test_bits_do_not_depend_on_the_number_of_threads(compiled, dtype, seed):
+    job = random_job(seed)
+    one, *others = (trained(compiled.Engine(job[0], dtype, threads=n), job) for n in (1, 2, 3, 5))
+    assert all(other == one for other in others)
+
+
+def test_engines_work_side_by_side(compiled):
+    """Calls release the GIL: engines in different Python threads must not disturb each other."""
+    jobs = [random_job(seed) for seed in range(4)]
+    wanted = [trained(compiled.Engine(job[0], "float32"), job) for job in jobs]
+    engines = [compiled.Engine(job[0], "float32", threads=2) for job in jobs]
+    results = [[] for _ in jobs]
+
+    def work(index):
+        for _ in range(5):
+            results[index].append(trained(engines[index], jobs[index]))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(set(found) == {bits} for found, bits in zip(results, wanted))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_an_engine_survives_fork(compiled):
+    job = random_job(1)
+    engine = compiled.Engine(job[0], "float32", threads=2)
+    bits = trained(engine, job)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if trained(engine, job) == bits else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert trained(engine, job) == bits
+
+
+def test_denormals_of_the_process_stay(compiled):
+    job = random_job(2)
+    trained(compiled.Engine(job[0], "float32", threads=2), job)
+    tiny = np.array([1e-40], np.float32)
+    assert (tiny * np.float32(1)).item() == tiny.item() != 0
