@@ -11,8 +11,11 @@
 #define DECLARE(name)                              \
     extern const mgf_kernels_f32 mgf_f32_##name;   \
     extern const mgf_kernels_f64 mgf_f64_##name;   \
-    extern const mgf_exact mgf_exact_##name;
-#define TABLES(name) {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name}
+    extern const mgf_exact mgf_exact_##name;       \
+    extern const mgf_peak mgf_f32_##name##_peak;   \
+    extern const mgf_peak mgf_f64_##name##_peak;
+#define TABLES(name) \
+    {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name, &mgf_f32_##name##_peak, &mgf_f64_##name##_peak}
 
 DECLARE(baseline)
 #if SEVERAL

@@ -4,11 +4,18 @@
 
 #include "microgpt_fast.h"
 
+/* Loops that reach what one core can do at best: see peak.h. */
+typedef struct {
+    double (*compute)(ptrdiff_t rounds);                 /* returns the operations done */
+    double (*read)(const void *data, ptrdiff_t bytes);   /* returns the bytes read */
+} mgf_peak;
+
 typedef struct {
     const char *name; /* "baseline", "avx2", "avx512" */
     const mgf_kernels_f32 *f32;
     const mgf_kernels_f64 *f64;
     const mgf_exact *exact;
+    const mgf_peak *peak_f32, *peak_f64;
 } mgf_instruction_set;
 
 /* Instruction set i, from the plainest to the widest; NULL past the last. */

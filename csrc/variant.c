@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "linear.h"
 #include "mlp.h"
+#include "peak.h"
 #include "rmsnorm.h"
 #include "train.h"
 

@@ -34,6 +34,10 @@ class Case:
         Output of the forward -> argument that holds the loss's derivative with respect to it.
     gradients : dict
         Output of this kernel -> input of the forward with respect to which it is the loss's derivative.
+    timed : tuple of dict
+        Sizes to measure speed at.
+    operations : function of the sizes
+        Additions and multiplications, the products of matrices alone where there are any.
     """
 
     kernel: str
@@ -44,6 +48,8 @@ class Case:
     forward: str = ""
     upstream: dict = field(default_factory=dict)
     gradients: dict = field(default_factory=dict)
+    timed: tuple = ()
+    operations: Callable | None = None
 
     def arguments(self, dtype, seed=0, **size):
         """Arguments by name, in order; the same seed, dtype and size give the same numbers in new arrays."""
@@ -328,39 +334,66 @@ _GEMM_SIZES = (
     dict(M=20, N=19, K=257),
 )
 
+# What is timed: the layers of a model of n_embd 384 on 4 documents of 256 tokens, and of 64 on 1 of 64. In
+# attention the lower triangles count: 2 T T/2 D operations a product of matrices, head, and document.
+_TIMED_ROWS = (dict(N=1024, C=384), dict(N=64, C=64))
+_TIMED_EMBEDDING = tuple(dict(**rows, V=65, T=256) for rows in _TIMED_ROWS)
+_TIMED_LINEAR = (dict(N=1024, C=384, O=1152), dict(N=64, C=64, O=192))
+_TIMED_ATTENTION = (dict(lengths=(256,) * 4, H=6, D=64), dict(lengths=(64,), H=4, D=16))
+_TIMED_MLP = tuple(dict(**rows, F=4 * rows["C"], activation=RELU) for rows in _TIMED_ROWS)
+_TIMED_CROSS_ENTROPY = (dict(N=1024, V=65), dict(N=64, V=27))
+_TIMED_GEMM = (dict(M=1024, N=1536, K=384), dict(M=512, N=512, K=512), dict(M=64, N=64, K=64))
+_GEMM = dict(timed=_TIMED_GEMM, operations=lambda M, N, K: 2 * M * N * K)
+
 CASES = {
     case.kernel: case
     for case in (
-        Case("embedding_forward", _embedding_forward, ("x",), _EMBEDDING_SIZES, 1),
+        Case("embedding_forward", _embedding_forward, ("x",), _EMBEDDING_SIZES, 1,
+             timed=_TIMED_EMBEDDING, operations=lambda N, C, V, T: N * C),
         Case("embedding_backward", _embedding_backward, ("dwte", "dwpe"), _EMBEDDING_SIZES, 8,
-             "embedding_forward", {"x": "dx"}, {"dwte": "wte", "dwpe": "wpe"}),
-        Case("rmsnorm_forward", _rmsnorm_forward, ("y", "rstd"), _RMSNORM_SIZES, 8),
+             "embedding_forward", {"x": "dx"}, {"dwte": "wte", "dwpe": "wpe"},
+             _TIMED_EMBEDDING, lambda N, C, V, T: 2 * N * C),
+        Case("rmsnorm_forward", _rmsnorm_forward, ("y", "rstd"), _RMSNORM_SIZES, 8,
+             timed=_TIMED_ROWS, operations=lambda N, C: 3 * N * C),
         Case("rmsnorm_backward", _rmsnorm_backward, ("dx", "dgain"),
              (*_RMSNORM_SIZES, dict(N=13, C=20, gain=True, accumulate_dx=1),
               dict(N=2, C=17, accumulate_dx=1)),
-             8, "rmsnorm_forward", {"y": "dy"}, {"dx": "x", "dgain": "gain"}),
-        Case("linear_forward", _linear_forward, ("y",), _LINEAR_SIZES, 16),
+             8, "rmsnorm_forward", {"y": "dy"}, {"dx": "x", "dgain": "gain"},
+             _TIMED_ROWS, lambda N, C: 5 * N * C),
+        Case("linear_forward", _linear_forward, ("y",), _LINEAR_SIZES, 16,
+             timed=_TIMED_LINEAR, operations=lambda N, C, O: 2 * N * C * O),
         Case("linear_backward", _linear_backward, ("dx", "dw"),
              (*_LINEAR_SIZES, dict(N=13, C=17, O=31, accumulate_dx=1), dict(N=7, C=20, O=27, with_dx=False),
               dict(N=7, C=20, O=27, with_dw=False)),
-             16, "linear_forward", {"y": "dy"}, {"dx": "x", "dw": "w"}),
-        Case("attention_forward", _attention_forward, ("o", "lse"), _ATTENTION_SIZES, 16),
+             16, "linear_forward", {"y": "dy"}, {"dx": "x", "dw": "w"},
+             _TIMED_LINEAR, lambda N, C, O: 4 * N * C * O),
+        Case("attention_forward", _attention_forward, ("o", "lse"), _ATTENTION_SIZES, 16,
+             timed=_TIMED_ATTENTION,
+             operations=lambda lengths, H, D: 2 * H * D * sum(T * T for T in lengths)),
         Case("attention_backward", _attention_backward, ("dq", "dk", "dv", "delta"), _ATTENTION_SIZES, 32,
-             "attention_forward", {"o": "d_o"}, {"dq": "q", "dk": "k", "dv": "v"}),
+             "attention_forward", {"o": "d_o"}, {"dq": "q", "dk": "k", "dv": "v"},
+             _TIMED_ATTENTION, lambda lengths, H, D: 4 * H * D * sum(T * T for T in lengths)),
         Case("attention_decode", _attention_decode, ("o",),
              (dict(lengths=(1,), T_max=1, H=1, D=1), dict(lengths=(3, 1, 8), T_max=8, H=2, D=3, alibi=True),
-              dict(lengths=(16,), T_max=17, H=4, D=4), dict(lengths=(131, 5), T_max=200, H=3, D=20)), 8),
-        Case("mlp_forward", _mlp_forward, ("y", "h"), _MLP_SIZES, 16),
+              dict(lengths=(16,), T_max=17, H=4, D=4), dict(lengths=(131, 5), T_max=200, H=3, D=20)), 8,
+             timed=(dict(lengths=(256,), T_max=256, H=6, D=64),),
+             operations=lambda lengths, T_max, H, D: 4 * H * D * sum(lengths)),
+        Case("mlp_forward", _mlp_forward, ("y", "h"), _MLP_SIZES, 16,
+             timed=_TIMED_MLP, operations=lambda N, C, F, activation: 4 * N * C * F),
         Case("mlp_backward", _mlp_backward, ("dx", "dw1", "dw2", "dh"), _MLP_SIZES, 16,
-             "mlp_forward", {"y": "dy"}, {"dx": "x", "dw1": "w1", "dw2": "w2"}),
-        Case("cross_entropy_forward", _cross_entropy_forward, ("losses", "lse"), _CROSS_ENTROPY_SIZES, 8),
+             "mlp_forward", {"y": "dy"}, {"dx": "x", "dw1": "w1", "dw2": "w2"},
+             _TIMED_MLP, lambda N, C, F, activation: 8 * N * C * F),
+        Case("cross_entropy_forward", _cross_entropy_forward, ("losses", "lse"), _CROSS_ENTROPY_SIZES, 8,
+             timed=_TIMED_CROSS_ENTROPY, operations=lambda N, V: 3 * N * V),
         Case("cross_entropy_backward", _cross_entropy_backward, ("dlogits",), _CROSS_ENTROPY_SIZES, 8,
-             "cross_entropy_forward", {"losses": "dlosses"}, {"dlogits": "logits"}),
+             "cross_entropy_forward", {"losses": "dlosses"}, {"dlogits": "logits"},
+             _TIMED_CROSS_ENTROPY, lambda N, V: 3 * N * V),
         Case("adamw_step", _adamw_step, ("p", "m", "v"),
              (dict(n=1, step=1), dict(n=7, step=2, weight_decay=0.1), dict(n=20, step=10),
-              dict(n=1003, step=100_000)), 8),
-        Case("gemm_nn", _gemm("MK", "KN"), ("c",), _GEMM_SIZES, 16),
-        Case("gemm_nt", _gemm("MK", "NK"), ("c",), _GEMM_SIZES, 16),
-        Case("gemm_tn", _gemm("KM", "KN"), ("c",), _GEMM_SIZES, 16),
+              dict(n=1003, step=100_000)), 8,
+             timed=(dict(n=1 << 20, step=10), dict(n=1 << 12, step=10)), operations=lambda n, step: 13 * n),
+        Case("gemm_nn", _gemm("MK", "KN"), ("c",), _GEMM_SIZES, 16, **_GEMM),
+        Case("gemm_nt", _gemm("MK", "NK"), ("c",), _GEMM_SIZES, 16, **_GEMM),
+        Case("gemm_tn", _gemm("KM", "KN"), ("c",), _GEMM_SIZES, 16, **_GEMM),
     )
 }  # fmt: skip

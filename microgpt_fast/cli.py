@@ -1,6 +1,7 @@
-"""The command line: `microgpt-fast train`, `sample`, `info`.
+"""The command line: `microgpt-fast train`, `sample`, `verify`, `bench`, `info`.
 
-Exit codes: 0; 1, the machine failed (a full disk); 2, what was asked for cannot be done; 130, Ctrl-C.
+Exit codes: 0; 1, the machine failed (a full disk), or `verify` found a difference; 2, what was asked for
+cannot be done; 130, Ctrl-C.
 """
 
 import argparse
@@ -22,6 +23,8 @@ examples:
   microgpt-fast train --preset first-revision       the model of microgpt.py's first revision
   microgpt-fast train --n-layer 2 --n-embd 32 --dtype float32 --save model.safetensors
   microgpt-fast sample --model model.safetensors --num-samples 5 --temperature 0.8
+  microgpt-fast verify --original microgpt.py       is it the same? number by number
+  microgpt-fast bench --job c d --threads 2         two larger models, timed
   microgpt-fast info                                what runs here, and why
 """
 
@@ -47,6 +50,12 @@ CONSTANTS = {
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work"),
 }
+VERIFY_EXIT_CODES = """\
+exit code 0 if what is promised holds, 1 if not, 2 if it cannot be compared. Promised are
+  exact numerics         every loss, gradient, moment and parameter identical, bit for bit
+  float64, fast          losses that print alike, in single steps gradients within 1e-12 of the largest
+  float32                in single steps, gradients within 1e-4 of the largest where no ReLU changes side
+"""
 METAVARS = {int: "N", float: "X", str: "NAME"}
 SAMPLE_CONSTANTS = ("num_samples", "temperature", "seed")
 
@@ -94,9 +103,8 @@ def run(options, stdout):
 
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported once, by training and by sampling
-            return {"train": run_train, "sample": run_sample, "info": run_info}[options.command](
-                options, stdout
-            )
+            runners = (run_train, run_sample, run_verify, run_bench, run_info)
+            return {runner.__name__: runner for runner in runners}[f"run_{options.command}"](options, stdout)
     except BackendError as error:
         raise UsageError(error) from None
 
@@ -132,16 +140,28 @@ def parse(arguments=None):
         )
 
     train = command("train", "train a model and print samples from it")
-    train.add_argument("--preset", default="microgpt", help="microgpt (default) or first-revision")
-    train.add_argument(
-        "--data", metavar="FILE", help="UTF-8 text, one document a line (default: built-in names)"
+    sample = command("sample", "print samples from a saved model")
+    sample.add_argument("--model", metavar="FILE", required=True, help="what train --save wrote")
+    verify = command("verify", "compare training, number by number, with the scalar reference")
+    verify.epilog = VERIFY_EXIT_CODES
+    for parser_of_command in (train, verify):
+        parser_of_command.add_argument(
+            "--preset", default="microgpt", help="microgpt (default) or first-revision"
+        )
+        parser_of_command.add_argument(
+            "--data", metavar="FILE", help="UTF-8 text, one document a line (default: built-in names)"
+        )
+    verify.add_argument(
+        "--compare-steps", type=int, default=20, metavar="K", help="the first K steps (default: 20)"
+    )
+    verify.add_argument(
+        "--original", metavar="FILE", help="compare with this copy of microgpt.py, and take its constants"
     )
     train.add_argument("--save", metavar="FILE", help="write the trained model here")
     train.add_argument("--quiet", action="store_true", help="leave the step lines out")
-    sample = command("sample", "print samples from a saved model")
-    sample.add_argument("--model", metavar="FILE", required=True, help="what train --save wrote")
     for parser_of_command, names, default in (
         (train, CONSTANTS, "the preset's"),
+        (verify, CONSTANTS, "the preset's"),
         (sample, SAMPLE_CONSTANTS, "those the model was trained with"),
     ):
         constants = parser_of_command.add_argument_group(f"constants (default: {default})")
@@ -150,6 +170,36 @@ def parse(arguments=None):
             constants.add_argument(
                 "--" + name.replace("_", "-"), type=kind, metavar=METAVARS[kind], help=text
             )
+    bench = command("bench", "measure how fast this machine trains, against what it could do and others")
+    bench.add_argument(
+        "--job",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="a, a16, b, c, d, decode, decode-c, decode-d, startup (default: all, and all kernels)",
+    )
+    bench.add_argument(
+        "--kernel", nargs="+", action="extend", metavar="NAME", help="a kernel, such as gemm_nn, or all"
+    )
+    bench.add_argument("--sweep", action="store_true", help="over widths, block sizes and batch sizes")
+    bench.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    bench.add_argument("--numerics", default="fast", metavar="NAME", help="fast (default) or exact")
+    bench.add_argument("--backend", default="auto", metavar="NAME", help=CONSTANTS["backend"][1])
+    bench.add_argument("--threads", type=int, metavar="N", help=CONSTANTS["threads"][1])
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each (default: 2)")
+    bench.add_argument(
+        "--peers", metavar="FOLDER", help="time the *_peer.py of this folder in turn (bench, in the sources)"
+    )
+    bench.add_argument(
+        "--peer",
+        action="append",
+        metavar="NAME[:DTYPE:BATCH]=COMMAND",
+        help="time any program as a whole process; {steps} in it stands for the number of steps",
+    )
+    bench.add_argument("--original", metavar="FILE", help="time this copy of microgpt.py, with --job a")
+    bench.add_argument("--json", action="store_true", help="as one JSON object")
+    bench.add_argument("--csv", metavar="FILE", help="write the results here, one a row")
+    bench.add_argument("--plot", metavar="FILE", help="draw sweep and kernels as PNG; needs matplotlib")
     info = command("info", "show the version, the backends, and what this machine has")
     info.add_argument("--json", action="store_true", help="as one JSON object")
 
@@ -171,16 +221,11 @@ def run_train(options, stdout):
     from .sample import samples
     from .training import Trainer
 
-    constants = {
-        name: value
-        for name, value in vars(options).items()
-        if name in MODEL_OPTIONS + TRAIN_OPTIONS and value is not None
-    }
     if options.save is not None:
         with users_file("write", options.save):
             check_writable(options.save)
     with users_file("read", options.data):
-        trainer = Trainer(options.data, preset=options.preset, **constants)
+        trainer = Trainer(options.data, preset=options.preset, **constants_of(options))
     if trainer.note:
         tell(trainer.note)
     config, model = trainer.config, trainer.model
@@ -212,6 +257,40 @@ def run_train(options, stdout):
     return 0
 
 
+def constants_of(options):
+    """The constants that were given."""
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name in MODEL_OPTIONS + TRAIN_OPTIONS and value is not None
+    }
+
+
+def run_verify(options, stdout):
+    """Compare training with the reference, and print what was found."""
+    from .original import read
+    from .verify import Verification
+
+    original = None
+    if options.original is not None:
+        with users_file("read", options.original):
+            original = read(options.original)
+    with users_file("read", options.data):
+        verification = Verification(
+            options.data,
+            preset=options.preset,
+            compare_steps=options.compare_steps,
+            original=original,
+            **constants_of(options),
+        )
+    if verification.note:
+        tell(verification.note)
+    for line in verification.lines():
+        stdout.write(line + "\n")
+        stdout.flush()
+    return 0 if verification.holds else 1
+
+
 def run_sample(options, stdout):
     """Print samples from a saved model."""
     from .checkpoint import load
@@ -221,6 +300,13 @@ def run_sample(options, stdout):
         model = load(options.model)
     stdout.samples(samples(model, options.num_samples, options.temperature, options.seed))
     return 0
+
+
+def run_bench(options, stdout):
+    """Measure, and print, write or draw the results."""
+    from .benchmark.report import run_bench
+
+    return run_bench(options, stdout)
 
 
 def run_info(options, stdout):

@@ -12,15 +12,21 @@ from libc.string cimport memcpy
 from .cython_tables cimport mgf_adam, mgf_config, mgf_exact, mgf_kernels_f32, mgf_kernels_f64, mgf_pool, mgf_random
 
 import os
+from time import perf_counter
 
 import numpy as np
 
 cdef extern from "dispatch.h" nogil:
+    ctypedef struct mgf_peak:
+        double (*compute)(Py_ssize_t rounds) noexcept nogil
+        double (*read)(const void *data, Py_ssize_t bytes) noexcept nogil
     ctypedef struct mgf_instruction_set:
         const char *name
         const mgf_kernels_f32 *f32
         const mgf_kernels_f64 *f64
         const mgf_exact *exact
+        const mgf_peak *peak_f32
+        const mgf_peak *peak_f64
     const mgf_instruction_set *mgf_instruction_set_at(int i)
     int mgf_supported(int i)
     const char *mgf_cpu_feature(int i, int *present)
@@ -77,6 +83,15 @@ def active_isa():
     return active.name.decode()
 
 
+cdef const mgf_instruction_set *find_isa(name) except NULL:
+    """The instruction set of this name; the one in use for None."""
+    if name is None:
+        return active
+    if name not in isas():
+        raise ValueError(f"instruction set {name!r} is not available here: choose one of {', '.join(isas())}")
+    return mgf_instruction_set_at(compiled_isas().index(name))
+
+
 def use_isa(name):
     """Use this instruction set from now on; Engines keep the one they were made with.
 
@@ -86,9 +101,7 @@ def use_isa(name):
         If this build or this machine does not have it.
     """
     global active, f32, f64
-    if name not in isas():
-        raise ValueError(f"instruction set {name!r} is not available here: choose one of {', '.join(isas())}")
-    active = mgf_instruction_set_at(compiled_isas().index(name))
+    active = find_isa(name)
     f32, f64 = active.f32, active.f64
 
 
@@ -102,6 +115,51 @@ if _forced and _forced not in isas():
     raise ValueError(f"{ISA_VARIABLE}={_forced}: choose one of {', '.join(isas())}")
 _reason = f"{ISA_VARIABLE} is set" if _forced else "the widest that this machine and this build have"
 use_isa(_forced or isas()[-1])
+
+
+# ---- what this machine can do at best
+
+def measure_peak(dtype, isa=None, double seconds=0.05):
+    """Multiply-adds of one core, in 1e9 operations a second: the best of many short trials.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        float32 or float64.
+    isa : str, optional
+        An instruction set of `isas()`; None is the one in use.
+    seconds : float
+        How long to try.
+    """
+    cdef const mgf_instruction_set *chosen = find_isa(isa)
+    cdef const mgf_peak *peak = chosen.peak_f32 if np.dtype(dtype) == np.float32 else chosen.peak_f64
+    cdef double operations, best = 0
+    end = perf_counter() + seconds
+    while best == 0 or perf_counter() < end:
+        start = perf_counter()
+        with nogil:
+            operations = peak.compute(20_000)
+        best = max(best, operations / (perf_counter() - start))
+    return best / 1e9
+
+
+def measure_bandwidth(Py_ssize_t size, double seconds=0.05):
+    """Reads of one core from an array of `size` bytes, passed over again and again, in 1e9 bytes a second.
+
+    The best of many trials of at least 1 MB; small arrays measure the caches.
+    """
+    cdef const unsigned char[::1] data = np.ones(max(size, 1024), np.uint8)
+    cdef Py_ssize_t i, passes = 1 + 1_000_000 // data.shape[0]
+    cdef double read, best = 0
+    end = perf_counter() + seconds
+    while best == 0 or perf_counter() < end:
+        start = perf_counter()
+        with nogil:
+            read = 0
+            for i in range(passes):
+                read += active.peak_f32.read(&data[0], data.shape[0])
+        best = max(best, read / (perf_counter() - start))
+    return best / 1e9
 
 
 # ---- kernels
