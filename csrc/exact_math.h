@@ -1,14 +1,14 @@
-/* The C library's pow for the exponents the model needs, bit for bit, a vector at a time.
+/* The C library's exp, and its pow for the exponents the model needs, bit for bit, a vector at a time.
  *
- * Python's x**2 is the library's pow(x, 2), which is not always correctly rounded: where the exact value lies almost
- * half way between two doubles, a tie, the library may return the farther one. So: compute the power with about twice
- * the precision, as an unevaluated sum high + low; where the sum is close to a tie, ask the library; elsewhere the sum
- * rounds to what the library returns.
+ * The library's results are not always correctly rounded: where the exact value lies almost half way between
+ * two doubles, a tie, it may return the farther one. So: compute the value with about twice the precision, as
+ * an unevaluated sum high + low; where the sum is close to a tie, ask the library; elsewhere the sum rounds
+ * to what the library returns.
  *
- * What is called close rests on the library's error. glibc states for pow at most 0.511 + 1.5 * 2^-15 * |ln result|
- * units in the last place (ulp), so TIE_MARGIN = 1/64 ulp is safe for results from 2^-140 to 2^140; beyond these the
- * library is always asked. The first use tests this on the library at hand; where the test fails, all results come from
- * the library.
+ * What is called close rests on the library's error. glibc states for exp at most 0.511 units in the last
+ * place (ulp), for pow at most 0.511 + 1.5 * 2^-15 * |ln result| ulp; so TIE_MARGIN is safe for powers from
+ * LOWEST_RESULT to HIGHEST_RESULT, beyond which the library is always asked. The first use tests this on the
+ * library at hand; where the test fails, all results come from the library.
  */
 #ifndef MGF_EXACT_MATH_H
 #define MGF_EXACT_MATH_H
@@ -22,6 +22,8 @@
 #define TIE_MARGIN (1.0 / 64)
 #define LOWEST_RESULT 0x1p-140
 #define HIGHEST_RESULT 0x1p140
+#define EXP_MARGIN (1.0 / 24) /* exp_of has an error of its own */
+#define LOWEST_EXPONENT -690.0
 #define ALL_LANES ((1u << VL) - 1)
 
 #if VECTOR_BYTES > 16 || defined(__aarch64__)
@@ -30,7 +32,7 @@
 #define HAVE_FMA 0
 #endif
 
-/* One bit a lane of a comparison's result. */
+/* The sign bits of the lanes. */
 INLINE unsigned mask_bits(ivec mask) {
 #if VECTOR_BYTES == 64
     return _mm512_movepi64_mask((__m512i)mask);
@@ -40,7 +42,7 @@ INLINE unsigned mask_bits(ivec mask) {
     return (unsigned)_mm_movemask_pd((__m128d)mask);
 #else
     unsigned bits = 0;
-    for (int lane = 0; lane < VL; lane++) bits |= (unsigned)(mask[lane] & 1) << lane;
+    for (int lane = 0; lane < VL; lane++) bits |= (unsigned)(mask[lane] < 0) << lane;
     return bits;
 #endif
 }
@@ -76,6 +78,9 @@ INLINE unsigned differ(vec a, vec b) {
 INLINE unsigned out_of_range(vec x, double low, double high) {
     return (not_at_most(splat(low), x) | not_at_most(x, splat(high))) & differ(x, splat(0));
 }
+
+/* the bits of the lanes below n */
+INLINE unsigned first_lanes(ptrdiff_t n) { return n >= VL ? ALL_LANES : n <= 0 ? 0 : (1u << n) - 1; }
 
 INLINE vec magnitude(vec x) { return (vec)((ivec)x & isplat(INT64_MAX)); }
 
@@ -119,7 +124,8 @@ INLINE vec residual(vec a, vec b, vec c) {
     /* halves of 26 bits (Veltkamp), whose products are exact (Dekker) */
     const vec splitter = splat(0x1p27 + 1);
     vec product = a * b, a_scaled = a * splitter, b_scaled = b * splitter;
-    vec a_high = a_scaled - (a_scaled - a), a_low = a - a_high, b_high = b_scaled - (b_scaled - b), b_low = b - b_high;
+    vec a_high = a_scaled - (a_scaled - a), a_low = a - a_high, b_high = b_scaled - (b_scaled - b),
+        b_low = b - b_high;
     vec error = (((a_high * b_high - product) + a_high * b_low) + a_low * b_high) + a_low * b_low;
     return (product - c) + error;
 #endif
@@ -148,34 +154,50 @@ INLINE pair inverse_root_of(vec x) {
 
 typedef enum { SQUARE, INVERSE, INVERSE_SQUARE, INVERSE_ROOT, INVERSE_ROOT_CUBED, POWERS } power;
 INLINE double exponent_of(power y) {
-    return y == SQUARE ? 2.0 : y == INVERSE ? -1.0 : y == INVERSE_SQUARE ? -2.0 : y == INVERSE_ROOT ? -0.5 : -1.5;
+    return y == SQUARE           ? 2.0
+           : y == INVERSE        ? -1.0
+           : y == INVERSE_SQUARE ? -2.0
+           : y == INVERSE_ROOT   ? -0.5
+                                 : -1.5;
 }
 INLINE pair power_of(vec x, power y) {
     pair plain = {x, {0}};
     switch (y) {
-    case SQUARE: return times(plain, plain);
-    case INVERSE: return inverse_of(x);
-    case INVERSE_SQUARE: return times(inverse_of(x), inverse_of(x));
-    case INVERSE_ROOT: return inverse_root_of(x);
-    default: return times(inverse_of(x), inverse_root_of(x));
+    case SQUARE:
+        return times(plain, plain);
+    case INVERSE:
+        return inverse_of(x);
+    case INVERSE_SQUARE:
+        return times(inverse_of(x), inverse_of(x));
+    case INVERSE_ROOT:
+        return inverse_root_of(x);
+    default:
+        return times(inverse_of(x), inverse_root_of(x));
     }
 }
 
 /* How much an error is stretched so that it crosses the tie if it comes as close as `margin` ulp. */
 #define STRETCH(margin) (0.5 / (0.5 - (margin)))
 
-/* The lanes where the exact value, result + error, is close to a tie. */
-INLINE unsigned near_ties(vec result, vec error, double margin) {
-    return differ(product_plus(error, splat(STRETCH(margin)), result), result);
+/* The other double that the library may return for result + error: the one behind the tie if that is close,
+ * else result. */
+INLINE vec neighbour(vec result, vec error, double margin) {
+    return product_plus(error, splat(STRETCH(margin)), result);
 }
-/* The lanes where sqrt(x), which is r + (x - r^2) / 2r, is close to a tie. The ulp that counts is the one below r, which
- * at a power of two is the smaller one. */
+INLINE unsigned near_ties(vec result, vec error, double margin) {
+    return differ(neighbour(result, error, margin), result);
+}
+/* The lanes where sqrt(x), which is r + (x - r^2) / 2r, is close to a tie:
+ * |x - r^2| > r * ulp * (1 - 2 margin)
+ * (Below a power of two the ulp is smaller, but no double has its root between a power of two and the tie in
+ * front of it.) */
 INLINE unsigned roots_near_ties(vec x, vec r, double margin) {
-    vec binade = (vec)((ivec)(r * splat(1 - 0x1p-53)) & isplat(0x7ff0000000000000));
-    return not_at_most(magnitude(residual(r, r, x)), binade * splat(0x1p-51 * (0.5 - margin)) * r);
+    vec binade = (vec)((ivec)r & isplat(0x7ff0000000000000)),
+        error = (vec)((ivec)residual(r, r, x) | isplat(INT64_MIN));
+    return mask_bits((ivec)product_plus(binade * r, splat(0x1p-52 * (1 - 2 * margin)), error));
 }
 
-static __attribute__((noinline)) vec library_pow(vec result, vec x, double y, unsigned lanes) {
+NOINLINE vec library_pow(vec result, vec x, double y, unsigned lanes) {
     for (; lanes; lanes &= lanes - 1) {
         int lane = __builtin_ctz(lanes);
         result[lane] = pow(x[lane], y);
@@ -187,8 +209,41 @@ static __attribute__((noinline)) vec library_pow(vec result, vec x, double y, un
 INLINE vec vpow(vec x, const power y, unsigned ask) {
     pair p = power_of(x, y);
     vec result = p.high + p.low, error = p.low - (result - p.high);
-    unsigned lanes = ask | near_ties(result, error, TIE_MARGIN) | out_of_range(result, LOWEST_RESULT, HIGHEST_RESULT);
+    unsigned lanes =
+        ask | near_ties(result, error, TIE_MARGIN) | out_of_range(result, LOWEST_RESULT, HIGHEST_RESULT);
     return __builtin_expect(lanes != 0, 0) ? library_pow(result, x, exponent_of(y), lanes) : result;
+}
+
+/* ---- exponentials ---- */
+
+/* exp(x) * 2^-k with k = round(x / ln 2), for -690 <= x <= 0: with x = k ln 2 + r and r = high + low,
+ * e^r = 1 + r + r^2/2 + r^3 (1/3! + r/4! + ...). The sum is good to 0.02 ulp. */
+INLINE pair exp_of(vec x, ivec *k) {
+    static const double inverse_factorials[] = {
+        0x1.5555555555555p-3,  0x1.5555555555555p-5,  0x1.1111111111111p-7,  0x1.6c16c16c16c17p-10,
+        0x1.a01a01a01a01ap-13, 0x1.a01a01a01a01ap-16, 0x1.71de3a556c734p-19, 0x1.27e4fb7789f5cp-22,
+        0x1.ae64567f544e4p-26, 0x1.1eed8eff8d898p-29, 0x1.6124613a86d09p-33, 0x1.93974a8c07c9dp-37};
+    const vec shift = splat(0x1.8p52), ln2_low = splat(LN2_LOW);
+    vec shifted = product_plus(x, splat(0x1.71547652b82fep0), shift), n = shifted - shift;
+    vec rest = product_plus(n, splat(-LN2_HIGH), x), r = product_plus(n, -ln2_low, rest);
+    vec r_low = -residual(n, ln2_low, rest - r), square = r * r, half = splat(0.5) * square;
+    vec sum = splat(inverse_factorials[11]);
+    UNROLL for (int i = 10; i >= 0; i--)
+        sum = product_plus(sum, r, splat(inverse_factorials[i]));
+    vec two = splat(1) + r, three = two + half;
+    vec errors = (r - (two - splat(1))) + (half - (three - two)) + splat(0.5) * residual(r, r, square);
+    *k = (ivec)shifted << 52;
+    return (pair){three, product_plus(sum, r * square, product_plus(r_low, three, errors))};
+}
+
+/* the library's exp(x), x <= 0; but x itself in the lanes, returned, for which it has yet to be asked */
+INLINE unsigned exp_unless_near_tie(vec *result, vec x, unsigned ask) {
+    ivec k;
+    pair p = exp_of(x, &k);
+    vec y = p.high + p.low, error = p.low - (y - p.high);
+    ask |= near_ties(y, error, EXP_MARGIN) | not_at_most(splat(LOWEST_EXPONENT), x);
+    *result = choose(ask, x, (vec)((ivec)y + k));
+    return ask;
 }
 
 /* ---- quotients of many numbers by one ---- */
@@ -203,25 +258,14 @@ static divisor divisor_of(double d) {
     return (divisor){d, q.high[0], q.low[0]};
 }
 
-/* x / d correctly rounded, for d from 2^-100 to 2^100 and x = 0 or |x| from QUOTIENT_LOWEST on: q = x * d^-1 is one of
- * the two neighbours of the quotient, its residual is exact, and one correction settles it (Markstein 1990). */
+/* x / d correctly rounded, for d from 2^-100 to 2^100 and x = 0 or |x| from 2^-900 on: q = x * d^-1 is one of
+ * the two neighbours of the quotient, its residual is exact, and one correction settles it (Markstein). */
 INLINE vec divided(vec x, divisor by) {
 #if HAVE_FMA
     vec q = fused(x, splat(by.high), x * splat(by.low));
     return fused(-residual(q, splat(by.d), x), splat(by.high), q);
 #else
     return x / splat(by.d);
-#endif
-}
-#define QUOTIENT_LOWEST 0x1p-800
-INLINE unsigned unsafe_dividends(vec x) {
-#if !HAVE_FMA
-    return (void)x, 0;
-#elif VECTOR_BYTES == 64
-    __mmask8 small = _mm512_cmp_pd_mask((__m512d)magnitude(x), _mm512_set1_pd(QUOTIENT_LOWEST), _CMP_LT_OQ);
-    return _mm512_mask_cmp_pd_mask(small, (__m512d)x, _mm512_setzero_pd(), _CMP_NEQ_OQ);
-#else
-    return mask_bits((magnitude(x) < splat(QUOTIENT_LOWEST)) & (x != splat(0)));
 #endif
 }
 
@@ -237,7 +281,8 @@ INLINE vec test_arguments(uint64_t *state) {
     return (vec)bits;
 }
 
-/* Of 4,000 arguments for each power, those whose result is accepted with the least margin, against the library. */
+/* Of 4,000 arguments for each function, results that are accepted (of powers, with the least margin),
+ * against the library. */
 static int library_is_as_stated(void) {
     const double wide = 4 * TIE_MARGIN;
     uint64_t state = 1;
@@ -251,11 +296,16 @@ static int library_is_as_stated(void) {
             lanes = near_ties(result, error, wide) & ~near_ties(result, error, TIE_MARGIN);
             if (differ(library_pow(result, x, exponent_of(y), lanes), result)) return 0;
         }
+        x = -x * splat(0x1p-23); /* from -2^9 */
+        unsigned asked = exp_unless_near_tie(&r, x, 0);
+        for (int lane = 0; lane < VL; lane++)
+            if (!(asked >> lane & 1) && r[lane] != exp(x[lane])) return 0;
     }
     return 1;
 }
 
-/* The lanes for which the library is to be asked in any case: none where it passes the test, which the first call makes. */
+/* The lanes for which the library is to be asked in any case: none where it passes the test, which the first
+ * call makes. */
 static unsigned lanes_to_ask(void) {
     static int state; /* 0: not tested. Threads that test at the same time store the same. */
     int known = __atomic_load_n(&state, __ATOMIC_RELAXED);
