@@ -19,19 +19,25 @@ _HOMES = {
     "generate": "sample",
     "save": "checkpoint",
     "load": "checkpoint",
+    "get_include": "native",
+    "get_sources": "native",
 }
-__all__ = [*_HOMES]
+__all__ = [*_HOMES, "ops"]
 
 
 def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "ops":
+        return import_module(f"{__name__}.ops")
+    if name == "c_api":  # the capsule of microgpt_fast.h
+        return import_module(f"{__name__}.backends.cython_backend").c_api
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "ops"})

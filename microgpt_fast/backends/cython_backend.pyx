@@ -5,11 +5,14 @@ Arrays are passed by address: the functions check dtypes and writability; shapes
 
 cimport cython
 from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from .cython_tables cimport mgf_adam, mgf_config, mgf_exact, mgf_kernels_f32, mgf_kernels_f64, mgf_pool, mgf_random
+from .cython_tables cimport (
+    MGF_ABI_VERSION, mgf_adam, mgf_api, mgf_config, mgf_exact, mgf_kernels_f32, mgf_kernels_f64, mgf_pool, mgf_random
+)
 
 import os
 from time import perf_counter
@@ -51,6 +54,7 @@ ISA_VARIABLE = "MICROGPT_FAST_ISA"
 cdef const mgf_instruction_set *active
 cdef const mgf_kernels_f32 *f32
 cdef const mgf_kernels_f64 *f64
+cdef mgf_api api  # what other extension modules see of it
 
 
 def compiled_isas():
@@ -103,6 +107,7 @@ def use_isa(name):
     global active, f32, f64
     active = find_isa(name)
     f32, f64 = active.f32, active.f64
+    api.isa, api.f32, api.f64, api.exact = active.name, f32, f64, active.exact
 
 
 def isa_reason():
@@ -115,6 +120,11 @@ if _forced and _forced not in isas():
     raise ValueError(f"{ISA_VARIABLE}={_forced}: choose one of {', '.join(isas())}")
 _reason = f"{ISA_VARIABLE} is set" if _forced else "the widest that this machine and this build have"
 use_isa(_forced or isas()[-1])
+
+api.abi_version, api.size, api.table_size = MGF_ABI_VERSION, sizeof(mgf_api), sizeof(mgf_kernels_f32)
+api.pool_create, api.pool_destroy, api.random_seed = mgf_pool_create, mgf_pool_destroy, mgf_random_seed
+abi_version = MGF_ABI_VERSION
+c_api = PyCapsule_New(&api, "microgpt_fast.c_api", NULL)  # MGF_API_CAPSULE of microgpt_fast.h
 
 
 # ---- what this machine can do at best

@@ -57,6 +57,45 @@ typedef struct {
 #undef real
 #undef KERNEL
 
+/* What an installed microgpt_fast offers to other extension modules, behind the capsule MGF_API_CAPSULE.
+ *
+ * MGF_ABI_VERSION changes when anything above or below changes its layout or its meaning, but not when members are added
+ * at the end of mgf_api: `size` says how many bytes of it there are. The struct stays where it is for the life of the
+ * process. Its tables are those of the instruction set in use, which changes them: read them anew at every call.
+ */
+#define MGF_ABI_VERSION 1
+#define MGF_API_CAPSULE "microgpt_fast.c_api"
+
+typedef struct {
+    int32_t abi_version;
+    uint32_t size;       /* sizeof(mgf_api) of the library */
+    uint32_t table_size; /* sizeof(mgf_kernels_f32) of the library */
+    const char *isa;     /* "baseline", "avx2", "avx512" */
+    const mgf_kernels_f32 *f32;
+    const mgf_kernels_f64 *f64;
+    const mgf_exact *exact;
+    /* a pool of this many threads, NULL where there is no memory; and its end */
+    mgf_pool *(*pool_create)(int threads);
+    void (*pool_destroy)(mgf_pool *pool);
+    /* the state of random.seed(n) for n = sum over i of digits[i] 2^(32 i) */
+    void (*random_seed)(mgf_random *random, const uint32_t *digits, ptrdiff_t count);
+} mgf_api;
+
+/* For those who include Python.h before: the API, or NULL with a Python exception set (ImportError where the installed
+ * package has no compiled backend or another ABI). Call it once, when your module is initialised. */
+#ifdef Py_PYTHON_H
+static inline const mgf_api *mgf_import(void) {
+    const mgf_api *api = (const mgf_api *)PyCapsule_Import(MGF_API_CAPSULE, 0);
+    if (api && (api->abi_version != MGF_ABI_VERSION || api->size < sizeof(mgf_api) ||
+                api->table_size != sizeof(mgf_kernels_f32))) {
+        PyErr_Format(PyExc_ImportError, "compiled for ABI %d of microgpt_fast, the installed one has ABI %d",
+                     MGF_ABI_VERSION, (int)api->abi_version);
+        return NULL;
+    }
+    return api;
+}
+#endif
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,24 @@
+"""Where the C header and the C sources are."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+
+def get_include():
+    """The folder of microgpt_fast.h, as a string: for a C compiler's ``-I``, or ``include_dirs``."""
+    return str(_HERE / "include")
+
+
+def get_sources():
+    """The folder of the C core's sources, as a string; docs/kernels.md tells how to compile them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package was installed without them.
+    """
+    for folder in (_HERE / "csrc", _HERE.parent / "csrc"):  # installed; in the repository
+        if (folder / "variant.c").is_file():
+            return str(folder)
+    raise FileNotFoundError(f"the C sources are not in {_HERE / 'csrc'}: install the package again")

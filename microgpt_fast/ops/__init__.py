@@ -1,0 +1,46 @@
+"""Every kernel as a function of NumPy arrays: checked, documented, forward and backward.
+
+Inputs come first and may be read-only or strided; where a kernel needs contiguous ones they are copied. `out` takes
+C-contiguous arrays that overlap no input; a kernel with several outputs takes a tuple with None for those to allocate.
+Gradients of parameters are added to `out`, and to zeros without it; everything else is overwritten. `backend` is
+"auto", or a name or module of `microgpt_fast.backends`. Arrays are float32 or float64, all of a call alike; indices are
+int32 (other integers are copied).
+
+All functions raise TypeError for a wrong dtype; ValueError for a wrong shape, for an `out` that is read-only, not
+contiguous or overlaps an input; IndexError for an index out of range; each before anything is written.
+docs/kernels.md has the formulas and examples.
+"""
+
+from .adam import adamw_step
+from .attention import attention_backward, attention_decode, attention_forward
+from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .embedding import embedding_backward, embedding_forward
+from .gemm import gemm_nn, gemm_nt, gemm_tn
+from .gpt import gpt_backward, gpt_decode, gpt_forward, gpt_train_steps
+from .linear import linear_backward, linear_forward
+from .mlp import mlp_backward, mlp_forward
+from .rmsnorm import rmsnorm_backward, rmsnorm_forward
+
+__all__ = [
+    "adamw_step",
+    "attention_backward",
+    "attention_decode",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "gemm_nn",
+    "gemm_nt",
+    "gemm_tn",
+    "gpt_backward",
+    "gpt_decode",
+    "gpt_forward",
+    "gpt_train_steps",
+    "linear_backward",
+    "linear_forward",
+    "mlp_backward",
+    "mlp_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
+]

@@ -1,0 +1,37 @@
+"""Adam with decoupled weight decay (Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+import numpy as np
+
+from ._call import call, check_output
+
+
+def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
+    """One step of Adam, in place.
+
+    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, and
+    p -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * p).
+
+    Parameters
+    ----------
+    p, m, v : arrays of one shape, C-contiguous
+        Parameters and moments, updated in place; the moments begin at zero.
+    g : array of the same shape
+        The gradient.
+    step : int
+        Counts from 1.
+    lr, beta1, beta2, eps, weight_decay : float
+    backend : str or module
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `microgpt_fast.ops`; ValueError also for a step below 1.
+    """
+    if step < 1:
+        raise ValueError(f"step counts from 1, it cannot be {step}")
+    g = np.asarray(g)
+    for name, array in (("p", p), ("m", m), ("v", v)):
+        check_output(name, array, g.dtype, g.shape)
+    p, m, v = (array.reshape(-1) for array in (p, m, v))
+    constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
+    call("adamw_step", dict(g=g.reshape(-1)), out=(p, m, v), backend=backend, **constants)

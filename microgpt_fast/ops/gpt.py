@@ -1,0 +1,193 @@
+"""The whole model, composed of these kernels: microgpt's layers around one flat buffer of parameters.
+
+For a loop of your own over training steps or documents, `microgpt_fast.GPT` and `Trainer` keep what these functions make
+anew at every call: the workspace and the threads.
+"""
+
+import numpy as np
+
+from .. import backends
+from ._call import FLOATS, check_output, check_overlap, contiguous
+
+
+def gpt_forward(
+    params, tokens, starts, lengths, config, *, logits=None, numerics="fast", threads=1, backend="auto"
+):
+    """The documents' losses: the mean cross-entropy of each.
+
+    Document i reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input, each but the
+    first a target.
+
+    Parameters
+    ----------
+    params : [config.num_params]
+        In the order of `config.shapes()`.
+    tokens : int32
+        Ids below config.vocab_size.
+    starts, lengths : int64 [B], int32 [B]
+        1 <= lengths[i] <= config.block_size.
+    config : GPTConfig
+    logits : [sum of lengths, vocab_size], optional
+        Overwritten with the logits of every input.
+    numerics : {"fast", "exact"}
+        "exact": the scalar original's order of operations, for float64 and one document.
+    threads : int
+    backend : str
+
+    Returns
+    -------
+    losses : float64 [B]
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `microgpt_fast.ops`.
+    IndexError
+        For a token or a length out of range.
+    """
+    params = _flat("params", params, config)
+    tokens, starts, lengths = _documents(tokens, starts, lengths)
+    if logits is not None:
+        shape = (int(lengths.sum()), config.vocab_size)
+        check_output("logits", logits, params.dtype, shape)
+        check_overlap({"logits": logits}, {"params": params})
+    return _engine(config, params, numerics, threads, backend).forward(params, tokens, starts, lengths, logits)
+
+
+def gpt_backward(
+    params, tokens, starts, lengths, config, *, out=None, numerics="fast", threads=1, backend="auto"
+):
+    """The documents' losses, and the gradient of their mean.
+
+    Parameters
+    ----------
+    params, tokens, starts, lengths, config, numerics, threads, backend
+        As for `gpt_forward`.
+    out : [config.num_params], optional
+        The gradient is added to it.
+
+    Returns
+    -------
+    losses : float64 [B]
+    grads : [config.num_params]
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `gpt_forward`.
+    """
+    params = _flat("params", params, config)
+    tokens, starts, lengths = _documents(tokens, starts, lengths)
+    if out is None:
+        out = np.zeros_like(params)
+    else:
+        check_output("grads", out, params.dtype, params.shape)
+        check_overlap({"grads": out}, {"params": params})
+    engine = _engine(config, params, numerics, threads, backend)
+    return engine.backward(out, params, tokens, starts, lengths), out
+
+
+def gpt_train_steps(
+    params, m, v, tokens, starts, lengths, config, *, lr, batch_size=1, first_step=1, beta1=0.85, beta2=0.99,
+    eps=1e-8, weight_decay=0.0, numerics="fast", threads=1, backend="auto",
+):  # fmt: skip
+    """k = len(lr) training steps with Adam, in place.
+
+    Parameters
+    ----------
+    params, m, v : [config.num_params]
+        Parameters and moments, updated in place.
+    tokens, starts, lengths, config, numerics, threads, backend
+        As for `gpt_forward`; step i takes the documents i * batch_size .. (i + 1) * batch_size - 1.
+    lr : sequence of k float
+        Each step's learning rate.
+    batch_size, first_step : int
+        Documents a step; Adam's count of the first of these steps, from 1.
+    beta1, beta2, eps, weight_decay : float
+        See `adamw_step`.
+
+    Returns
+    -------
+    losses : float64 [k]
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `gpt_forward`; ValueError also where the documents are not k * batch_size.
+    """
+    params_in = _flat("params", params, config)
+    tokens, starts, lengths = _documents(tokens, starts, lengths)
+    outputs = dict(params=params, m=m, v=v)
+    for name, array in outputs.items():
+        check_output(name, array, params_in.dtype, params_in.shape)
+    check_overlap(outputs, {})
+    lr = np.ascontiguousarray(lr, np.float64)
+    if lr.ndim != 1 or len(starts) != len(lr) * batch_size or batch_size < 1:
+        raise ValueError(
+            f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, not {len(starts)}"
+        )
+    if first_step < 1:
+        raise ValueError(f"first_step counts from 1, it cannot be {first_step}")
+    losses = np.empty(len(lr))
+    _engine(config, params, numerics, threads, backend).train_steps(
+        losses, params, m, v, tokens, starts, lengths, batch_size, lr, (beta1, beta2, eps, weight_decay), first_step
+    )
+    return losses
+
+
+def gpt_decode(params, config, *, numerics="fast", backend="auto"):
+    """A decoder: token after token through the model, with the keys and values of what came before kept.
+
+    Parameters
+    ----------
+    params : [config.num_params]
+        Must not change while the decoder is in use.
+    config : GPTConfig
+    numerics, backend
+        As for `gpt_forward`.
+
+    Returns
+    -------
+    decoder
+        step(token, position) returns the logits [vocab_size] that follow; positions come in order from 0, where a
+        new document begins. generate(random, bos, temperature) samples a document, int32 without its bos;
+        `microgpt_fast.random_stream.seeded` makes the random stream. Both raise IndexError for what is out of range.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `microgpt_fast.ops`.
+    """
+    params = _flat("params", params, config)
+    return _engine(config, params, numerics, 1, backend).decoder(params)
+
+
+def _flat(name, array, config):
+    array = np.asarray(array)
+    if array.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
+    if array.shape != (config.num_params,):
+        raise ValueError(f"{name} must have shape ({config.num_params},) for this config, not {array.shape}")
+    return contiguous(array)
+
+
+def _documents(tokens, starts, lengths):
+    arrays = []
+    for name, values, dtype in (("tokens", tokens, np.int32), ("starts", starts, np.int64), ("lengths", lengths, np.int32)):
+        array = np.asarray(values)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name} must be of an integer dtype, {np.dtype(dtype)} at best, not {array.dtype}")
+        if array.ndim != 1:
+            raise ValueError(f"{name} must have one dimension, not the shape {array.shape}")
+        limits = np.iinfo(dtype)
+        if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
+            raise IndexError(f"{name} has values from {array.min()} to {array.max()}, out of any range")
+        arrays.append(contiguous(array.astype(dtype, copy=False)))
+    if arrays[1].shape != arrays[2].shape:
+        raise ValueError(f"starts of shape {arrays[1].shape} and lengths of shape {arrays[2].shape} must be alike")
+    return arrays
+
+
+def _engine(config, params, numerics, threads, backend):
+    module = backends.load(backend) if isinstance(backend, str) else backend
+    return module.Engine(config, params.dtype, numerics, threads)
