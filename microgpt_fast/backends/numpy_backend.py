@@ -75,8 +75,10 @@ def linear_backward(dx, dw, dy, x, w, N, C, O, accumulate_dx):
 
 
 def _documents(cu_seqlens, B):
+    """The rows of every document that has any."""
     for b in range(B):
-        yield slice(int(cu_seqlens[b]), int(cu_seqlens[b + 1]))
+        if cu_seqlens[b] < cu_seqlens[b + 1]:
+            yield slice(int(cu_seqlens[b]), int(cu_seqlens[b + 1]))
 
 
 def _scores(q, k, scale, slopes):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._call import call, check_output
+from ._call import FLOATS, call, check_output
 
 
 def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
@@ -30,6 +30,8 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     if step < 1:
         raise ValueError(f"step counts from 1, it cannot be {step}")
     g = np.asarray(g)
+    if g.dtype not in FLOATS:
+        raise TypeError(f"g must be float32 or float64, not {g.dtype}")
     for name, array in (("p", p), ("m", m), ("v", v)):
         check_output(name, array, g.dtype, g.shape)
     p, m, v = (array.reshape(-1) for array in (p, m, v))

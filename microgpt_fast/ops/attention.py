@@ -170,7 +170,7 @@ def _constants(cu_seqlens, scale, sizes):
         raise ValueError(
             f"cu_seqlens of shape {offsets.shape} must rise from 0 to {N}, the rows of q; it has {_brief(offsets)}"
         )
-    offsets = np.ascontiguousarray(offsets, np.int32)
+    offsets = contiguous(offsets.astype(np.int32, copy=False))
     return dict(cu_seqlens=offsets, B=len(offsets) - 1, scale=_scale(scale, sizes))
 
 
