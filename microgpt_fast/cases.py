@@ -314,6 +314,7 @@ _MLP_SIZES = (
     dict(N=3, C=20, F=80, activation=RELU2, zero_row=True),
     dict(N=13, C=17, F=71, activation=RELU2),
     dict(N=33, C=20, F=130, activation=RELU),
+    dict(N=35, C=5, F=523, activation=RELU2),
 )
 _CROSS_ENTROPY_SIZES = (
     dict(N=1, V=1),

@@ -76,7 +76,7 @@ def describe():
     return report
 
 
-_announced = set()
+_announced: set[str] = set()
 
 
 def _best():

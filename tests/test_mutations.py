@@ -1,0 +1,179 @@
+"""The cases of cases.py see a defect: each of these, planted in a copy of the C core, turns a check red.
+
+A defect is (file, kernels that it breaks, text that is there exactly once, text instead). The copies are compiled for the
+plainest instruction set, float64, without optimisation.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_kernels import assert_close
+
+import microgpt_fast
+from microgpt_fast.backends import numpy_backend as twin
+from microgpt_fast.cases import CASES
+from microgpt_fast.signatures import read_signatures
+
+DEFECTS = {
+    "positions off by one": (
+        "embedding.h", ["embedding_forward"], "wpe + positions[i] * C, C);", "wpe + (positions[i] + 1) % T * C, C);",
+    ),
+    "embedding gradient overwritten by the last row": (
+        "embedding.h", ["embedding_backward"], "add_rows(position, position, dx + i * C, C);",
+        "for (ptrdiff_t c = 0; c < C; c++) position[c] = dx[i * C + c];",
+    ),
+    "a limit that is itself allowed": (
+        "embedding.h", ["embedding_forward"], "tokens[i] >= V ||", "tokens[i] > V ||",
+    ),
+    "rmsnorm without eps": (
+        "rmsnorm.h", ["rmsnorm_forward"], " + splat((real)eps)", "",
+    ),
+    "rmsnorm's backward without its second term": (
+        "rmsnorm.h", ["rmsnorm_backward"], "r * g - load_n(x_row + c, n) * factor", "r * g",
+    ),
+    "rmsnorm's gain forgotten in the inner product": (
+        "rmsnorm.h", ["rmsnorm_backward"], "load_n(dy_row + c, n) * load_n(gain + c, n) * load_n(x_row + c, n)",
+        "load_n(dy_row + c, n) * load_n(x_row + c, n)",
+    ),
+    "a gradient scaled by -0.12": (
+        "rmsnorm.h", ["rmsnorm_backward"], "if (base) d +=", "d *= splat((real)-0.12);\n            if (base) d +=",
+    ),
+    "dx overwritten where it accumulates": (
+        "linear.h", ["linear_backward"], "C, O, C, accumulate_dx)", "C, O, C, 0)",
+    ),
+    "dv of the last block of queries alone": (
+        "attention.h", ["attention_backward"], "gemm(0, ADD, keys, h.D, b.rows, p,", "gemm(0, STORE, keys, h.D, b.rows, p,",
+    ),
+    "dk dropped across positions": (
+        "attention.h", ["attention_backward"],
+        "gemm(0, ADD, keys, h.D, b.rows, ds,", "if (k + keys > q) gemm(0, ADD, min_of(keys, b.rows), h.D, b.rows, ds,",
+    ),
+    "delta left out": (
+        "attention.h", ["attention_backward"], "(load(ds + i * QUERIES) - delta)", "load(ds + i * QUERIES)",
+    ),
+    "the future seen": (
+        "attention.h", ["attention_forward", "attention_backward"], "blend(distance < isplat(0),", "blend(distance < isplat(-1),",
+    ),
+    "attention's softmax without its maximum": (
+        "attention.h", ["attention_forward"], "vec p = vexp(load(s + i * QUERIES) - m);", "vec p = vexp(load(s + i * QUERIES));",
+    ),
+    "what was summed before a block not rescaled": (
+        "attention.h", ["attention_forward"], "*total = *total * factor + sum;", "*total = *total + sum;",
+    ),
+    "slopes of the wrong sign": (
+        "attention.h", ["attention_forward", "attention_backward"], "- splat(slope) * __builtin", "+ splat(slope) * __builtin",
+    ),
+    "a decoder that forgets the newest key": (
+        "attention.h", ["attention_decode"], "h.slope * (real)(h.n - 1 - k - i)", "(k + i == h.n - 1 ? (real)1 : h.slope * (real)(h.n - 1 - k - i))",
+    ),
+    "relu's derivative 1 at 0": (
+        "mlp.h", ["mlp_backward"], "blend(u > (vec){0}, d,", "blend(u >= (vec){0}, d,",
+    ),
+    "relu2's derivative without its 2": (
+        "mlp.h", ["mlp_backward"], "d * (r + r)", "d * r",
+    ),
+    "the second block of the hidden layer dropped": (
+        "mlp.h", ["mlp_forward"], "MLP_COLUMNS, F, f > 0)", "MLP_COLUMNS, F, 0)",
+    ),
+    "cross-entropy without its maximum": (
+        "cross_entropy.h", ["cross_entropy_forward"],
+        "total += exp_lanes(row + j, largest, lanes_left(j, V));", "total += exp_lanes(row + j, (vec){0}, lanes_left(j, V));",
+    ),
+    "cross-entropy's target not subtracted": (
+        "cross_entropy.h", ["cross_entropy_backward"], "dlogits[i * V + targets[i]] -= dlosses[i];", "",
+    ),
+    "Adam without bias correction of m": (
+        "adam.h", ["adamw_step"], "lr * root / c1", "lr * root",
+    ),
+    "Adam's eps not corrected with v": (
+        "adam.h", ["adamw_step"], "eps * root", "eps",
+    ),
+    "weight decay of the wrong sign": (
+        "adam.h", ["adamw_step"], "1 - lr * weight_decay", "1 + lr * weight_decay",
+    ),
+    "the last lanes of a tile's edge": (
+        "gemm.h", ["gemm_nn", "gemm_nt", "gemm_tn", "linear_forward"],
+        "partial ? (int)(columns % VL) : VL", "partial ? (int)(columns % VL) - 1 : VL",
+    ),
+    "a K block overwritten instead of added": (
+        "gemm.h", ["gemm_nt"], "k || accumulate ? ADD : STORE", "accumulate ? ADD : STORE",
+    ),
+}  # fmt: skip
+
+
+class Function:
+    """A kernel of a compiled table, called with arrays as the backends' are."""
+
+    def __init__(self, signature, pointer):
+        real = ctypes.c_double
+        kinds = {"ptrdiff_t": ctypes.c_ssize_t, "int": ctypes.c_int, "double": real, "int64_t": ctypes.c_int64}
+        types = [ctypes.c_void_p if a.is_pointer else kinds[a.ctype] for a in signature.arguments]
+        self.returns = signature.result != "void"
+        self.function = ctypes.CFUNCTYPE(kinds[signature.result] if self.returns else None, *types)(pointer)
+
+    def __call__(self, *arguments):
+        return self.function(*[a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments])
+
+
+def compiled(csrc, library):
+    """The kernels of a copy of the core."""
+    sources = [csrc / name for name in ("variant.c", "random.c", "threads.c")]
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O0", "-w", "-fPIC", "-shared", "-I", microgpt_fast.get_include(), "-DREAL_BITS=64",
+         "-DMGF_TABLE=table", *sources, "-lm", "-lpthread", "-o", library],
+        check=True,
+    )  # fmt: skip
+    signatures = read_signatures()
+    table = (ctypes.c_void_p * len(signatures)).in_dll(ctypes.CDLL(library), "table")
+    kernels = zip(signatures, table)
+    return SimpleNamespace(**{s.name: Function(s, pointer) for s, pointer in kernels if not s.is_model})
+
+
+def red(kernels, name):
+    """Whether the case of a kernel fails, at any of its sizes, or with scores too large for exp or an index too large."""
+    case = CASES[name]
+    for size in case.sizes:
+        for scale in (1, 1000) if name in ("attention_forward", "cross_entropy_forward") else (1,):
+            arguments, wanted = (case.arguments(np.float64, seed=7, **size) for _ in range(2))
+            for a in (arguments, wanted):
+                for large in {"q", "logits"} & a.keys():
+                    a[large][...] *= scale
+            result, expected = case.run(kernels, arguments), case.run(twin, wanted)
+            try:
+                assert result == expected
+                for output in case.outputs:
+                    if wanted[output] is not None:
+                        assert_close(arguments[output], wanted[output], np.float64, case.bound, output)
+            except AssertionError:
+                return True
+    if "tokens" in arguments:
+        arguments["V"] -= 1  # a smaller vocabulary, so that the table still has the row that is not to be read
+        arguments["tokens"][0] = arguments["V"]
+        return case.run(kernels, arguments) != 0
+    return False
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler, cc")
+
+
+def test_without_a_defect_all_is_green(compiler, tmp_path):
+    kernels = compiled(shutil.copytree(microgpt_fast.get_sources(), tmp_path / "csrc"), tmp_path / "table.so")
+    assert not [name for name in CASES if red(kernels, name)]
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defect_turns_the_case_red(compiler, tmp_path, defect):
+    file, names, text, instead = DEFECTS[defect]
+    csrc = shutil.copytree(microgpt_fast.get_sources(), tmp_path / "csrc")
+    source = (csrc / file).read_text()
+    assert source.count(text) == 1, f"{file} has changed: plant this defect anew"
+    (csrc / file).write_text(source.replace(text, instead))
+    kernels = compiled(csrc, tmp_path / "table.so")
+    assert [name for name in names if not red(kernels, name)] == []
