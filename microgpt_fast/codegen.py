@@ -1,4 +1,4 @@
-"""What the build makes from the kernels' signatures: Cython declarations and the Cython functions over the tables.
+"""What the build makes from the kernels' signatures: Cython declarations, and functions over the tables.
 
 setup.py calls `generate`; nothing else in the package does.
 """
@@ -86,7 +86,7 @@ def concrete_function(s, suffix, real):
 
 
 def python_function(s):
-    """The Python function of one kernel: takes arrays, checks their dtypes, and calls the table of that dtype."""
+    """The Python function of one kernel: checks the arrays' dtypes and calls the table of that dtype."""
     names = ", ".join(a.name for a in s.arguments)
     python = ", ".join(
         a.name if a.is_pointer else f"{cython_type(a.ctype, 'double')} {a.name}" for a in s.arguments

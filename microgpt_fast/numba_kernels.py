@@ -1,9 +1,10 @@
 """The compiled kernels inside your own ``@njit`` functions, cached ones too.
 
-The functions have the names and arguments of microgpt_fast_kernels.h: arrays for pointers (None for NULL), whole numbers
-for sizes and flags. float32 or float64 follows from the arrays; all of a call are alike. As in C, shapes are the
-caller's word and rows must lie as the header says. The kernels are those of the instruction set that is in use when this
-module is imported, and it must be imported wherever a cached function of yours runs: import it beside numba.
+The functions have the names and arguments of microgpt_fast_kernels.h: arrays for pointers (None for NULL),
+whole numbers for sizes and flags. float32 or float64 follows from the arrays; all of a call are alike. As in
+C, shapes are the caller's word and rows must lie as the header says. The kernels are those of the instruction
+set that is in use when this module is imported, and it must be imported wherever a cached function of yours
+runs: import it beside numba.
 
 Outside jitted code they are the compiled backend's functions.
 """
@@ -28,12 +29,12 @@ _backend = load("cython")
 
 
 def _symbol(name):
-    """Of the ABI too, so that code which Numba cached before an upgrade does not call what has changed since."""
+    """Of the ABI too, so that code cached before an upgrade does not call what has changed since."""
     return f"microgpt_fast_{_backend.abi_version}_{name}"
 
 
 def _argument_types(kernel, args):
-    """The types to cast the arguments to, and the suffix of the function; NumbaTypeError if they do not fit."""
+    """The types to cast the arguments to, and the function's suffix; NumbaTypeError if they do not fit."""
     if len(args) != len(kernel.arguments):
         raise NumbaTypeError(f"{kernel.name} takes {len(kernel.arguments)} arguments, not {len(args)}")
     real, wanted = None, []
@@ -55,7 +56,9 @@ def _argument_types(kernel, args):
             real = real or given.dtype
             allowed = real
         if given.dtype != allowed or (declared.base == "real" and real not in (types.float32, types.float64)):
-            raise NumbaTypeError(f"{kernel.name}: {declared.name} of {given.dtype} is not {allowed}, or not a float")
+            raise NumbaTypeError(
+                f"{kernel.name}: {declared.name} of {given.dtype} is not {allowed}, or not a float"
+            )
     return wanted, "f32" if real == types.float32 else "f64"
 
 

@@ -12,12 +12,14 @@ import microgpt_fast
 from microgpt_fast import backends
 
 ROOT = Path(__file__).parent.parent
-IGNORED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "cython_backend.c")
+IGNORED = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "cython_backend.c"
+)
 
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """The environment of a process that imports the installed package: this one, or a wheel built for the purpose."""
+    """The environment of a process that imports an installed package, if need be from a wheel."""
     if shutil.which("cc") is None:
         pytest.skip("needs a C compiler, cc")
     if Path(microgpt_fast.__file__).parent.parent != ROOT:
@@ -48,7 +50,9 @@ def example(name, tmp_path):
 
 
 def test_the_package_is_not_that_of_the_source_tree(installed, tmp_path):
-    path = run([sys.executable, "-c", "import microgpt_fast; print(microgpt_fast.__file__)"], tmp_path, installed)
+    path = run(
+        [sys.executable, "-c", "import microgpt_fast; print(microgpt_fast.__file__)"], tmp_path, installed
+    )
     assert Path(path.strip()).parent != ROOT / "microgpt_fast"
 
 
@@ -70,7 +74,9 @@ def test_c_extension_of_another_abi_is_refused(installed, tmp_path):
     source = (folder / "consumer.c").read_text()
     header = Path(microgpt_fast.get_include(), "microgpt_fast.h").read_text()
     assert "<microgpt_fast.h>" in source and "#define MGF_ABI_VERSION 1\n" in header
-    (folder / "other.h").write_text(header.replace("#define MGF_ABI_VERSION 1\n", "#define MGF_ABI_VERSION 999\n"))
+    (folder / "other.h").write_text(
+        header.replace("#define MGF_ABI_VERSION 1\n", "#define MGF_ABI_VERSION 999\n")
+    )
     (folder / "consumer.c").write_text(source.replace("<microgpt_fast.h>", '"other.h"'))
     run([sys.executable, "setup.py", "build_ext", "--inplace"], folder, installed)
     done = subprocess.run(

@@ -45,7 +45,9 @@ def test_concrete_functions_are_exported_with_their_c_signatures(compiled):
         for kernel in CASES:
             result, *arguments = PINNED["functions"][kernel]
             types = [re.sub(r" ?\w+$", "", argument).replace("real", real) for argument in arguments]
-            types = [re.sub(r"const (\w+)", r"\1 const", kind).replace("ptrdiff_t", "Py_ssize_t") for kind in types]
+            types = [
+                re.sub(r"const (\w+)", r"\1 const", kind).replace("ptrdiff_t", "Py_ssize_t") for kind in types
+            ]
             result = result.replace("ptrdiff_t", "Py_ssize_t")
             assert name_of(exported[f"{kernel}_{suffix}"]).decode() == f"{result} ({', '.join(types)})"
     assert len(exported) == 2 * len(CASES)
@@ -53,8 +55,13 @@ def test_concrete_functions_are_exported_with_their_c_signatures(compiled):
 
 def test_capsule_follows_the_instruction_set(compiled):
     class Api(ctypes.Structure):
-        _fields_ = [("abi_version", ctypes.c_int32), ("size", ctypes.c_uint32), ("table_size", ctypes.c_uint32),
-                    ("isa", ctypes.c_char_p), ("f32", ctypes.POINTER(ctypes.c_void_p))]  # fmt: skip
+        _fields_ = [
+            ("abi_version", ctypes.c_int32),
+            ("size", ctypes.c_uint32),
+            ("table_size", ctypes.c_uint32),
+            ("isa", ctypes.c_char_p),
+            ("f32", ctypes.POINTER(ctypes.c_void_p)),
+        ]
 
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -77,10 +84,20 @@ def test_stub_is_the_module(compiled, tmp_path):
     allowed = tmp_path / "allowed"
     allowed.write_text(CYTHON_INTERNALS)
     run = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "microgpt_fast.backends.cython_backend", "--allowlist", allowed,
-         "--ignore-disjoint-bases"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **search_path},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mypy.stubtest",
+            "microgpt_fast.backends.cython_backend",
+            "--allowlist",
+            allowed,
+            "--ignore-disjoint-bases",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **search_path},
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert Path(microgpt_fast.__file__).with_name("py.typed").exists()
 

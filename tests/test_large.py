@@ -104,8 +104,18 @@ def test_no_index_of_the_core_is_narrowed(bits):
     if shutil.which("clang") is None:
         pytest.skip("needs clang")
     run = subprocess.run(
-        ["clang", "-std=gnu11", "-fsyntax-only", "-Werror=shorten-64-to-32", "-I", microgpt_fast.get_include(),
-         f"-DREAL_BITS={bits}", "-DMGF_TABLE=table", f"{microgpt_fast.get_sources()}/variant.c"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            "clang",
+            "-std=gnu11",
+            "-fsyntax-only",
+            "-Werror=shorten-64-to-32",
+            "-I",
+            microgpt_fast.get_include(),
+            f"-DREAL_BITS={bits}",
+            "-DMGF_TABLE=table",
+            f"{microgpt_fast.get_sources()}/variant.c",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr

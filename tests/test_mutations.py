@@ -1,7 +1,7 @@
 """The cases of cases.py see a defect: each of these, planted in a copy of the C core, turns a check red.
 
-A defect is (file, kernels that it breaks, text that is there exactly once, text instead). The copies are compiled for the
-plainest instruction set, float64, without optimisation.
+A defect is (file, kernels that it breaks, text that is there exactly once, text instead). The copies are
+compiled for the plainest instruction set, float64, without optimisation.
 """
 
 import ctypes
@@ -20,89 +20,162 @@ from microgpt_fast.signatures import read_signatures
 
 DEFECTS = {
     "positions off by one": (
-        "embedding.h", ["embedding_forward"], "wpe + positions[i] * C, C);", "wpe + (positions[i] + 1) % T * C, C);",
+        "embedding.h",
+        ["embedding_forward"],
+        "wpe + positions[i] * C, C);",
+        "wpe + (positions[i] + 1) % T * C, C);",
     ),
     "embedding gradient overwritten by the last row": (
-        "embedding.h", ["embedding_backward"], "add_rows(position, position, dx + i * C, C);",
+        "embedding.h",
+        ["embedding_backward"],
+        "add_rows(position, position, dx + i * C, C);",
         "for (ptrdiff_t c = 0; c < C; c++) position[c] = dx[i * C + c];",
     ),
     "a limit that is itself allowed": (
-        "embedding.h", ["embedding_forward"], "tokens[i] >= V ||", "tokens[i] > V ||",
+        "embedding.h",
+        ["embedding_forward"],
+        "tokens[i] >= V ||",
+        "tokens[i] > V ||",
     ),
     "rmsnorm without eps": (
-        "rmsnorm.h", ["rmsnorm_forward"], " + splat((real)eps)", "",
+        "rmsnorm.h",
+        ["rmsnorm_forward"],
+        " + splat((real)eps)",
+        "",
     ),
     "rmsnorm's backward without its second term": (
-        "rmsnorm.h", ["rmsnorm_backward"], "r * g - load_n(x_row + c, n) * factor", "r * g",
+        "rmsnorm.h",
+        ["rmsnorm_backward"],
+        "r * g - load_n(x_row + c, n) * factor",
+        "r * g",
     ),
     "rmsnorm's gain forgotten in the inner product": (
-        "rmsnorm.h", ["rmsnorm_backward"], "load_n(dy_row + c, n) * load_n(gain + c, n) * load_n(x_row + c, n)",
+        "rmsnorm.h",
+        ["rmsnorm_backward"],
+        "load_n(dy_row + c, n) * load_n(gain + c, n) * load_n(x_row + c, n)",
         "load_n(dy_row + c, n) * load_n(x_row + c, n)",
     ),
     "a gradient scaled by -0.12": (
-        "rmsnorm.h", ["rmsnorm_backward"], "if (base) d +=", "d *= splat((real)-0.12);\n            if (base) d +=",
+        "rmsnorm.h",
+        ["rmsnorm_backward"],
+        "if (base) d +=",
+        "d *= splat((real)-0.12);\n            if (base) d +=",
     ),
     "dx overwritten where it accumulates": (
-        "linear.h", ["linear_backward"], "C, O, C, accumulate_dx)", "C, O, C, 0)",
+        "linear.h",
+        ["linear_backward"],
+        "C, O, C, accumulate_dx)",
+        "C, O, C, 0)",
     ),
     "dv of the last block of queries alone": (
-        "attention.h", ["attention_backward"], "gemm(0, ADD, keys, h.D, b.rows, p,", "gemm(0, STORE, keys, h.D, b.rows, p,",
+        "attention.h",
+        ["attention_backward"],
+        "gemm(0, ADD, keys, h.D, b.rows, p,",
+        "gemm(0, STORE, keys, h.D, b.rows, p,",
     ),
     "dk dropped across positions": (
-        "attention.h", ["attention_backward"],
-        "gemm(0, ADD, keys, h.D, b.rows, ds,", "if (k + keys > q) gemm(0, ADD, min_of(keys, b.rows), h.D, b.rows, ds,",
+        "attention.h",
+        ["attention_backward"],
+        "gemm(0, ADD, keys, h.D, b.rows, ds,",
+        "if (k + keys > q) gemm(0, ADD, min_of(keys, b.rows), h.D, b.rows, ds,",
     ),
     "delta left out": (
-        "attention.h", ["attention_backward"], "(load(ds + i * QUERIES) - delta)", "load(ds + i * QUERIES)",
+        "attention.h",
+        ["attention_backward"],
+        "(load(ds + i * QUERIES) - delta)",
+        "load(ds + i * QUERIES)",
     ),
     "the future seen": (
-        "attention.h", ["attention_forward", "attention_backward"], "blend(distance < isplat(0),", "blend(distance < isplat(-1),",
+        "attention.h",
+        ["attention_forward", "attention_backward"],
+        "blend(distance < isplat(0),",
+        "blend(distance < isplat(-1),",
     ),
     "attention's softmax without its maximum": (
-        "attention.h", ["attention_forward"], "vec p = vexp(load(s + i * QUERIES) - m);", "vec p = vexp(load(s + i * QUERIES));",
+        "attention.h",
+        ["attention_forward"],
+        "vec p = vexp(load(s + i * QUERIES) - m);",
+        "vec p = vexp(load(s + i * QUERIES));",
     ),
     "what was summed before a block not rescaled": (
-        "attention.h", ["attention_forward"], "*total = *total * factor + sum;", "*total = *total + sum;",
+        "attention.h",
+        ["attention_forward"],
+        "*total = *total * factor + sum;",
+        "*total = *total + sum;",
     ),
     "slopes of the wrong sign": (
-        "attention.h", ["attention_forward", "attention_backward"], "- splat(slope) * __builtin", "+ splat(slope) * __builtin",
+        "attention.h",
+        ["attention_forward", "attention_backward"],
+        "- splat(slope) * __builtin",
+        "+ splat(slope) * __builtin",
     ),
     "a decoder that forgets the newest key": (
-        "attention.h", ["attention_decode"], "h.slope * (real)(h.n - 1 - k - i)", "(k + i == h.n - 1 ? (real)1 : h.slope * (real)(h.n - 1 - k - i))",
+        "attention.h",
+        ["attention_decode"],
+        "h.slope * (real)(h.n - 1 - k - i)",
+        "(k + i == h.n - 1 ? (real)1 : h.slope * (real)(h.n - 1 - k - i))",
     ),
     "relu's derivative 1 at 0": (
-        "mlp.h", ["mlp_backward"], "blend(u > (vec){0}, d,", "blend(u >= (vec){0}, d,",
+        "mlp.h",
+        ["mlp_backward"],
+        "blend(u > (vec){0}, d,",
+        "blend(u >= (vec){0}, d,",
     ),
     "relu2's derivative without its 2": (
-        "mlp.h", ["mlp_backward"], "d * (r + r)", "d * r",
+        "mlp.h",
+        ["mlp_backward"],
+        "d * (r + r)",
+        "d * r",
     ),
     "the second block of the hidden layer dropped": (
-        "mlp.h", ["mlp_forward"], "MLP_COLUMNS, F, f > 0)", "MLP_COLUMNS, F, 0)",
+        "mlp.h",
+        ["mlp_forward"],
+        "MLP_COLUMNS, F, f > 0)",
+        "MLP_COLUMNS, F, 0)",
     ),
     "cross-entropy without its maximum": (
-        "cross_entropy.h", ["cross_entropy_forward"],
-        "total += exp_lanes(row + j, largest, lanes_left(j, V));", "total += exp_lanes(row + j, (vec){0}, lanes_left(j, V));",
+        "cross_entropy.h",
+        ["cross_entropy_forward"],
+        "total += exp_lanes(row + j, largest, lanes_left(j, V));",
+        "total += exp_lanes(row + j, (vec){0}, lanes_left(j, V));",
     ),
     "cross-entropy's target not subtracted": (
-        "cross_entropy.h", ["cross_entropy_backward"], "dlogits[i * V + targets[i]] -= dlosses[i];", "",
+        "cross_entropy.h",
+        ["cross_entropy_backward"],
+        "dlogits[i * V + targets[i]] -= dlosses[i];",
+        "",
     ),
     "Adam without bias correction of m": (
-        "adam.h", ["adamw_step"], "lr * root / c1", "lr * root",
+        "adam.h",
+        ["adamw_step"],
+        "lr * root / c1",
+        "lr * root",
     ),
     "Adam's eps not corrected with v": (
-        "adam.h", ["adamw_step"], "eps * root", "eps",
+        "adam.h",
+        ["adamw_step"],
+        "eps * root",
+        "eps",
     ),
     "weight decay of the wrong sign": (
-        "adam.h", ["adamw_step"], "1 - lr * weight_decay", "1 + lr * weight_decay",
+        "adam.h",
+        ["adamw_step"],
+        "1 - lr * weight_decay",
+        "1 + lr * weight_decay",
     ),
     "the last lanes of a tile's edge": (
-        "gemm.h", ["gemm_nn", "gemm_nt", "gemm_tn", "linear_forward"],
-        "partial ? (int)(columns % VL) : VL", "partial ? (int)(columns % VL) - 1 : VL",
+        "gemm.h",
+        ["gemm_nn", "gemm_nt", "gemm_tn", "linear_forward"],
+        "partial ? (int)(columns % VL) : VL",
+        "partial ? (int)(columns % VL) - 1 : VL",
     ),
     "a K block overwritten instead of added": (
-        "gemm.h", ["gemm_nt"], "k || accumulate ? ADD : STORE", "accumulate ? ADD : STORE",
+        "gemm.h",
+        ["gemm_nt"],
+        "k || accumulate ? ADD : STORE",
+        "accumulate ? ADD : STORE",
     ),
-}  # fmt: skip
+}
 
 
 class Function:
@@ -110,7 +183,12 @@ class Function:
 
     def __init__(self, signature, pointer):
         real = ctypes.c_double
-        kinds = {"ptrdiff_t": ctypes.c_ssize_t, "int": ctypes.c_int, "double": real, "int64_t": ctypes.c_int64}
+        kinds = {
+            "ptrdiff_t": ctypes.c_ssize_t,
+            "int": ctypes.c_int,
+            "double": real,
+            "int64_t": ctypes.c_int64,
+        }
         types = [ctypes.c_void_p if a.is_pointer else kinds[a.ctype] for a in signature.arguments]
         self.returns = signature.result != "void"
         self.function = ctypes.CFUNCTYPE(kinds[signature.result] if self.returns else None, *types)(pointer)
@@ -123,10 +201,25 @@ def compiled(csrc, library):
     """The kernels of a copy of the core."""
     sources = [csrc / name for name in ("variant.c", "random.c", "threads.c")]
     subprocess.run(
-        ["cc", "-std=gnu11", "-O0", "-w", "-fPIC", "-shared", "-I", microgpt_fast.get_include(), "-DREAL_BITS=64",
-         "-DMGF_TABLE=table", *sources, "-lm", "-lpthread", "-o", library],
+        [
+            "cc",
+            "-std=gnu11",
+            "-O0",
+            "-w",
+            "-fPIC",
+            "-shared",
+            "-I",
+            microgpt_fast.get_include(),
+            "-DREAL_BITS=64",
+            "-DMGF_TABLE=table",
+            *sources,
+            "-lm",
+            "-lpthread",
+            "-o",
+            library,
+        ],
         check=True,
-    )  # fmt: skip
+    )
     signatures = read_signatures()
     table = (ctypes.c_void_p * len(signatures)).in_dll(ctypes.CDLL(library), "table")
     kernels = zip(signatures, table)
@@ -134,7 +227,7 @@ def compiled(csrc, library):
 
 
 def red(kernels, name):
-    """Whether the case of a kernel fails, at any of its sizes, or with scores too large for exp or an index too large."""
+    """Whether a kernel's case fails: at any size, with scores too large for exp or an index too large."""
     case = CASES[name]
     for size in case.sizes:
         for scale in (1, 1000) if name in ("attention_forward", "cross_entropy_forward") else (1,):
@@ -151,7 +244,9 @@ def red(kernels, name):
             except AssertionError:
                 return True
     if "tokens" in arguments:
-        arguments["V"] -= 1  # a smaller vocabulary, so that the table still has the row that is not to be read
+        arguments["V"] -= (
+            1  # a smaller vocabulary, so that the table still has the row that is not to be read
+        )
         arguments["tokens"][0] = arguments["V"]
         return case.run(kernels, arguments) != 0
     return False

@@ -1,4 +1,4 @@
-"""The functions of ops: the kernels' results from any layout of inputs, and clear refusals before anything is written."""
+"""The functions of ops: results from any layout of inputs, refusals before anything is written."""
 
 import inspect
 import subprocess
@@ -37,7 +37,7 @@ def call_ops(kernel, arguments, backend, out="given", convert=lambda array: arra
         options.update(with_dx=arguments["dx"] is not None, with_dw=arguments["dw"] is not None)
     outputs = CASES[kernel].outputs
     if out == "given" and "out" in inspect.signature(function).parameters:
-        out = tuple(contiguous_or_rows(arguments[name]) for name in outputs)
+        out = tuple(writable(arguments[name]) for name in outputs)
         options["out"] = out if len(out) > 1 else out[0]
     results = function(**options, backend=backend)
     if kernel == "adamw_step":
@@ -45,8 +45,8 @@ def call_ops(kernel, arguments, backend, out="given", convert=lambda array: arra
     return dict(zip(outputs, results if len(outputs) > 1 else (results,)))
 
 
-def contiguous_or_rows(array):
-    """The array where ops can write to it; padded rows, which only attention's gradients may have, else copied."""
+def writable(array):
+    """The array if ops can write to it, else a copy."""
     return array if array is None or array.flags.c_contiguous else np.array(array, order="C")
 
 
@@ -127,10 +127,6 @@ def test_the_table_of_shapes_covers_every_kernel():
             assert section in text or "as in `gemm_nn`" in text
 
 
-def arguments_of(kernel):
-    return CASES[kernel].arguments(np.float64, seed=6, **CASES[kernel].sizes[1])
-
-
 EVERY_INPUT = pytest.mark.parametrize(
     ("kernel", "name"), [(k, argument.name) for k, (_, inputs) in ARGUMENTS.items() for argument in inputs]
 )
@@ -189,7 +185,9 @@ def test_wrong_out(kernel, name):
         given = {**arguments, name: wrong}
         before = {n: a.copy() for n, a in given.items() if isinstance(a, np.ndarray)}
         with pytest.raises(error, match=name):
-            options = {} if kernel == "adamw_step" else {"out": tuple(given[n] for n in CASES[kernel].outputs)}
+            options = (
+                {} if kernel == "adamw_step" else {"out": tuple(given[n] for n in CASES[kernel].outputs)}
+            )
             if len(CASES[kernel].outputs) == 1:
                 options["out"] = wrong
             positional = [
@@ -208,7 +206,7 @@ def test_wrong_out(kernel, name):
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in CASES if kernel != "adamw_step"])
 def test_overlap_is_refused(kernel):
-    """Each output in the memory of each input of the same number of elements or more; both shapes are named."""
+    """Each output shares one element with each input, in turn; both shapes are named."""
     checked = 0
     for output in CASES[kernel].outputs:
         for argument in ARGUMENTS[kernel][1]:
@@ -240,7 +238,9 @@ def test_two_outputs_in_one_memory_are_refused():
 
 
 @pytest.mark.parametrize("bad", [-1, 27, 2**31, 2**40, -(2**63)])
-@pytest.mark.parametrize("kernel", ["embedding_forward", "embedding_backward", "cross_entropy_forward", "cross_entropy_backward"])
+@pytest.mark.parametrize(
+    "kernel", ["embedding_forward", "embedding_backward", "cross_entropy_forward", "cross_entropy_backward"]
+)
 def test_index_out_of_range(backend, kernel, bad):
     size = dict(N=9, V=27) if "cross" in kernel else dict(N=9, C=5, V=27, T=27)
     for name in ("targets",) if "cross" in kernel else ("tokens", "positions"):
@@ -299,7 +299,15 @@ def test_attention_on_views_of_one_array_copies_nothing_and_returns_such_views(b
         d_o, o, lse, q, k, v, [0, 4, 11], out=(*np.moveaxis(into, 1, 0), None), backend=backend
     )
     apart = ops.attention_backward(
-        d_o, o, lse, q.copy(), k.copy(), v.copy(), [0, 4, 11], out=(*np.moveaxis(into.copy(), 1, 0), None), backend=backend
+        d_o,
+        o,
+        lse,
+        q.copy(),
+        k.copy(),
+        v.copy(),
+        [0, 4, 11],
+        out=(*np.moveaxis(into.copy(), 1, 0), None),
+        backend=backend,
     )
     for part, one, other in zip(np.moveaxis(into, 1, 0), fresh, apart):
         assert np.array_equal(part, one) and np.array_equal(one, other)
@@ -362,7 +370,9 @@ def test_attention_over_4096_positions_in_linear_memory(backend, dtype):
 
 
 def test_importing_the_package_or_ops_imports_no_compiler():
-    code = "import sys, microgpt_fast; {}; print(*sorted({{'numba', 'llvmlite', 'scipy', 'numpy'}} & set(sys.modules)))"
-    for use, loaded in (("0", ""), ("microgpt_fast.ops", "numpy")):
-        run = subprocess.run([sys.executable, "-c", code.format(use)], capture_output=True, text=True, check=True)
+    for use, loaded in (("", ""), ("microgpt_fast.ops", "numpy")):
+        code = f"import sys, microgpt_fast\n{use}\n" + (
+            "print(*sorted({'numba', 'llvmlite', 'scipy', 'numpy'} & set(sys.modules)))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == loaded

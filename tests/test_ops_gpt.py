@@ -48,11 +48,23 @@ def test_train_steps_are_backward_and_adam(backend, dtype):
     m, v = np.zeros_like(params), np.zeros_like(params)
     byhand = [params.copy(), m.copy(), v.copy()]
     losses = ops.gpt_train_steps(
-        params, m, v, TOKENS, STARTS, LENGTHS, CONFIG, lr=[0.01, 0.005], batch_size=2, first_step=3, backend=backend
+        params,
+        m,
+        v,
+        TOKENS,
+        STARTS,
+        LENGTHS,
+        CONFIG,
+        lr=[0.01, 0.005],
+        batch_size=2,
+        first_step=3,
+        backend=backend,
     )
     for step, lr in enumerate([0.01, 0.005]):
         batch = slice(2 * step, 2 * step + 2)
-        loss, grads = ops.gpt_backward(byhand[0], TOKENS, STARTS[batch], LENGTHS[batch], CONFIG, backend=backend)
+        loss, grads = ops.gpt_backward(
+            byhand[0], TOKENS, STARTS[batch], LENGTHS[batch], CONFIG, backend=backend
+        )
         ops.adamw_step(*byhand, grads, step=3 + step, lr=lr, beta1=0.85, beta2=0.99, backend=backend)
         tolerance = 1e-10 if dtype == np.float64 else 1e-3
         np.testing.assert_allclose(losses[step], loss.mean(), rtol=tolerance)
@@ -91,10 +103,22 @@ def test_refusals(backend):
 
     for error, words, call in (
         (TypeError, "params must be float32", lambda: ops.gpt_forward(params.astype(int), *documents)),
-        (ValueError, rf"params must have shape \({len(params)},\)", lambda: ops.gpt_forward(params[1:], *documents)),
+        (
+            ValueError,
+            rf"params must have shape \({len(params)},\)",
+            lambda: ops.gpt_forward(params[1:], *documents),
+        ),
         (ValueError, "overlaps params", lambda: ops.gpt_backward(params, *documents, out=params)),
-        (ValueError, "logits must have shape", lambda: ops.gpt_forward(params, *documents, logits=np.ones((3, 7)))),
-        (TypeError, "logits must be float64", lambda: ops.gpt_forward(params, *documents, logits=np.ones((12, 7), "f"))),
+        (
+            ValueError,
+            "logits must have shape",
+            lambda: ops.gpt_forward(params, *documents, logits=np.ones((3, 7))),
+        ),
+        (
+            TypeError,
+            "logits must be float64",
+            lambda: ops.gpt_forward(params, *documents, logits=np.ones((12, 7), "f")),
+        ),
         (TypeError, "m must be float64", lambda: steps(first=m.astype(np.float32))),
         (ValueError, "v of shape .* overlaps m", lambda: steps(second=m)),
         (ValueError, "C-contiguous", lambda: steps(p=np.repeat(params, 2)[::2])),
@@ -103,7 +127,11 @@ def test_refusals(backend):
         (TypeError, "tokens must be of an integer dtype", lambda: steps(tokens=TOKENS.astype(float))),
         (ValueError, "must be alike", lambda: steps(lengths=LENGTHS[:3])),
         (IndexError, "7", lambda: steps(tokens=np.where(np.arange(40) == 12, 7, TOKENS))),
-        (IndexError, str(2**40), lambda: steps(tokens=np.where(np.arange(40) == 12, 2**40, TOKENS.astype(np.int64)))),
+        (
+            IndexError,
+            str(2**40),
+            lambda: steps(tokens=np.where(np.arange(40) == 12, 2**40, TOKENS.astype(np.int64))),
+        ),
         (IndexError, "6", lambda: steps(lengths=[6, 1, 1, 1])),
         (IndexError, "40", lambda: steps(starts=[0, 7, 11, 39])),
     ):

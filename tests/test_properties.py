@@ -1,4 +1,4 @@
-"""Every kernel of every backend is its twin at shapes that nobody chose: 1, primes, long rows, nothing at all."""
+"""Every kernel of every backend is its twin at shapes nobody chose: 1, primes, long rows, nothing at all."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ from microgpt_fast.cases import CASES, RELU, RELU2
 WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 131, 257, 509, 1031]))
 ROWS = st.one_of(st.integers(0, 20), st.sampled_from([31, 37, 64, 67]))
 FLAG = st.sampled_from([0, 1])
-LENGTHS = st.lists(st.one_of(st.integers(0, 9), st.sampled_from([16, 17, 33, 64, 65, 131])), max_size=4).map(tuple)
+LENGTHS = st.lists(st.one_of(st.integers(0, 9), st.sampled_from([16, 17, 33, 64, 65, 131])), max_size=4).map(
+    tuple
+)
 HEADS = dict(H=st.integers(1, 3), D=st.one_of(st.integers(1, 20), st.sampled_from([64, 67, 131])))
 # Where a gradient cancels, its error is relative to what cancelled: C = 1 needs the scale of cases.py.
 NORM = dict(N=ROWS, C=WIDTHS.filter(lambda C: C > 2), gain=st.booleans())
@@ -40,9 +42,7 @@ SIZES = {
     "mlp_backward": MLP,
     "cross_entropy_forward": CROSS_ENTROPY,
     "cross_entropy_backward": CROSS_ENTROPY,
-    "adamw_step": dict(
-        n=WIDTHS, step=st.integers(1, 10**7), weight_decay=st.sampled_from([0.0, 0.1])
-    ),
+    "adamw_step": dict(n=WIDTHS, step=st.integers(1, 10**7), weight_decay=st.sampled_from([0.0, 0.1])),
     "gemm_nn": GEMM,
     "gemm_nt": GEMM,
     "gemm_tn": GEMM,
@@ -58,7 +58,10 @@ def longest_sum(size):
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
 @pytest.mark.parametrize("kernel", SIZES)
 @settings(
-    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_equals_the_twin_at_any_shape(backend, kernel, dtype, data):

@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""RMSNorm and a linear map as one function, with the kernels called as C functions: no Python between them."""
+"""RMSNorm and a linear map as one function: the kernels are called as C functions."""
 
 import numpy as np
 
-from microgpt_fast.kernels cimport linear_forward_f32, linear_forward_f64, rmsnorm_forward_f32, rmsnorm_forward_f64
+from microgpt_fast.kernels cimport (
+    linear_forward_f32, linear_forward_f64, rmsnorm_forward_f32, rmsnorm_forward_f64
+)
 
 ctypedef fused real:
     float

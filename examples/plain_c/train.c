@@ -13,8 +13,8 @@ enum { STEPS = 300, END = 26 };
 int main(void) {
     const char *text = "thequickbrownfoxjumpsoverthelazydog";
     const int32_t n = (int32_t)strlen(text);
-    const mgf_config config = {.n_layer = 1, .n_embd = 32, .n_head = 4, .block_size = n + 1, .vocab_size = 27};
-    const ptrdiff_t C = config.n_embd, P = (2 * config.vocab_size + config.block_size + 12 * config.n_layer * C) * C;
+    const ptrdiff_t V = 27, T = n + 1, C = 32, L = 1, P = (2 * V + T + 12 * L * C) * C;
+    const mgf_config config = {.n_layer = L, .n_embd = C, .n_head = 4, .block_size = T, .vocab_size = V};
 
     int32_t *tokens = malloc((n + 2) * sizeof *tokens);
     tokens[0] = tokens[n + 1] = END;
@@ -33,8 +33,8 @@ int main(void) {
     for (int i = 0; i < STEPS; i++) lengths[i] = n + 1, lr[i] = 0.01 * (1 - (double)i / STEPS);
     const mgf_adam adam = {.beta1 = 0.85, .beta2 = 0.99, .eps = 1e-8};
     void *workspace = malloc(kernels.gpt_workspace_size(&config, n + 1, 1, NULL));
-    if (kernels.gpt_train_steps(losses, params, moments, moments + P, tokens, starts, lengths, STEPS, 1, lr, &adam, 1,
-                                &config, workspace, NULL) >= 0)
+    if (kernels.gpt_train_steps(losses, params, moments, moments + P, tokens, starts, lengths, STEPS, 1, lr,
+                                &adam, 1, &config, workspace, NULL) >= 0)
         return fprintf(stderr, "a token or a length is out of range\n"), 1;
     printf("loss %.2f, then %.2f\n", losses[0], losses[STEPS - 1]);
 

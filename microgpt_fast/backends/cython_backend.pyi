@@ -1,4 +1,4 @@
-"""The compiled backend's types. The kernels take arrays of one dtype, float32 or float64; see microgpt_fast_kernels.h."""
+"""The compiled backend. Arrays of a call are of one dtype; see microgpt_fast_kernels.h."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias, final

@@ -1,13 +1,13 @@
 """Every kernel as a function of NumPy arrays: checked, documented, forward and backward.
 
-Inputs come first and may be read-only or strided; where a kernel needs contiguous ones they are copied. `out` takes
-C-contiguous arrays that overlap no input; a kernel with several outputs takes a tuple with None for those to allocate.
-Gradients of parameters are added to `out`, and to zeros without it; everything else is overwritten. `backend` is
-"auto", or a name or module of `microgpt_fast.backends`. Arrays are float32 or float64, all of a call alike; indices are
-int32 (other integers are copied).
+Inputs come first and may be read-only or strided; where a kernel needs contiguous ones they are copied. `out`
+takes C-contiguous arrays that overlap no input; a kernel with several outputs takes a tuple with None for
+those to allocate. Gradients of parameters are added to `out`, and to zeros without it; everything else is
+overwritten. `backend` is "auto", or a name or module of `microgpt_fast.backends`. Arrays are float32 or
+float64, all of a call alike; indices are int32 (other integers are copied).
 
-All functions raise TypeError for a wrong dtype; ValueError for a wrong shape, for an `out` that is read-only, not
-contiguous or overlaps an input; IndexError for an index out of range; each before anything is written.
+All functions raise TypeError for a wrong dtype; ValueError for a wrong shape, for an `out` that is read-only,
+not contiguous or overlaps an input; IndexError for an index out of range; each before anything is written.
 docs/kernels.md has the formulas and examples.
 """
 

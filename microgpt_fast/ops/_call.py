@@ -1,7 +1,7 @@
 """What every function of ops does around a kernel: check, allocate, call.
 
-`SHAPES` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is checked
-before anything is written.
+`SHAPES` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is
+checked before anything is written.
 """
 
 import re
@@ -66,7 +66,17 @@ ARGUMENTS = {
 
 
 def call(
-    kernel, inputs, *, out=None, backend="auto", sizes=(), without=(), added=(), strided=(), arrange=None, **constants
+    kernel,
+    inputs,
+    *,
+    out=None,
+    backend="auto",
+    sizes=(),
+    without=(),
+    added=(),
+    strided=(),
+    arrange=None,
+    **constants,
 ):
     """Check a kernel's arguments, allocate the outputs that were not given, and call it.
 
@@ -215,7 +225,9 @@ def check_output(name, array, dtype, shape=None, contiguous=True):
     if not array.flags.writeable:
         raise ValueError(f"out for {name} of shape {array.shape} is read-only")
     if contiguous and not array.flags.c_contiguous:
-        raise ValueError(f"out for {name} of shape {array.shape} must be C-contiguous; its strides are {array.strides}")
+        raise ValueError(
+            f"out for {name} of shape {array.shape} must be C-contiguous; its strides are {array.strides}"
+        )
     if not array.flags.aligned:
         raise ValueError(f"out for {name} of shape {array.shape} must be aligned")
 
@@ -246,7 +258,7 @@ def contiguous(array):
 
 
 def row_stride(array):
-    """How many elements lie between the rows of an array whose rows are contiguous and do not overlap, else None."""
+    """Elements from row to row of an array whose rows are contiguous and do not overlap, else None."""
     if not array.flags.aligned:
         return None
     row, expected = 1, array.itemsize

@@ -1,4 +1,7 @@
-"""Adam with decoupled weight decay (Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+"""Adam with decoupled weight decay.
+
+Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101.
+"""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
 """Causal multi-head attention over packed documents (Vaswani et al. 2017, arXiv:1706.03762).
 
-Memory grows with the length, not with its square (Dao et al. 2022, arXiv:2205.14135), on the compiled backend.
+Memory grows with the length, not with its square (Dao et al. 2022, arXiv:2205.14135), on the compiled
+backend.
 """
 
 import numpy as np
@@ -11,10 +12,11 @@ from ._call import call, contiguous, row_stride
 def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=None, backend="auto"):
     """o_i = sum_j p[i, j] v_j with p = softmax(s), for every head.
 
-    s[i, j] = scale * q_i . k_j - slope_h * (i - j) for j <= i in the same document, and lse_i = log sum_j exp s[i, j].
+    s[i, j] = scale * q_i . k_j - slope_h * (i - j) for j <= i in the same document, and lse_i = log sum_j exp
+    s[i, j].
 
-    q, k and v are not copied if they share one distance between rows and their rows are contiguous, as three views of
-    one array [N, 3, H, D] are.
+    q, k and v are not copied if they share one distance between rows and their rows are contiguous, as three
+    views of one array [N, 3, H, D] are.
 
     Parameters
     ----------
@@ -91,7 +93,8 @@ def attention_backward(
             if strides or stride is None or (len(given) < 3 and stride != H * D):
                 found = ", ".join(f"{array.shape} with strides {array.strides}" for array in given)
                 raise ValueError(
-                    f"out for dq, dk and dv must be contiguous, or views of one array [N, 3, H, D], not {found}"
+                    "out for dq, dk and dv must be contiguous, or views of one array [N, 3, H, D], "
+                    f"not {found}"
                 )
         else:
             stride = _common_stride(arrays)
@@ -165,10 +168,13 @@ def _constants(cu_seqlens, scale, sizes):
     if offsets.dtype.kind not in "iu":
         raise TypeError(f"cu_seqlens must be of an integer dtype, int32 at best, not {offsets.dtype}")
     if offsets.ndim != 1 or not len(offsets) or N >= 2**31:
-        raise ValueError(f"cu_seqlens must be [B + 1], of int32 for fewer than 2^31 rows, not {offsets.shape} for {N}")
+        raise ValueError(
+            f"cu_seqlens must be [B + 1], of int32 for fewer than 2^31 rows, not {offsets.shape} for {N}"
+        )
     if offsets[0] != 0 or offsets[-1] != N or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(
-            f"cu_seqlens of shape {offsets.shape} must rise from 0 to {N}, the rows of q; it has {_brief(offsets)}"
+            f"cu_seqlens of shape {offsets.shape} must rise from 0 to {N}, the rows of q; "
+            f"it has {_brief(offsets)}"
         )
     offsets = contiguous(offsets.astype(np.int32, copy=False))
     return dict(cu_seqlens=offsets, B=len(offsets) - 1, scale=_scale(scale, sizes))
@@ -186,7 +192,7 @@ def _common_stride(arrays):
 
 
 def _share_stride(arrays, stride=None):
-    """Bring q, k and v to one distance between rows, by default the one they have, else the length of a row."""
+    """Bring q, k and v to one distance between rows: this, or the one they have, or the length of a row."""
     common = _common_stride(arrays)
     if common is not None and stride in (None, common):
         return common

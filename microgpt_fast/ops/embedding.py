@@ -31,9 +31,7 @@ def embedding_forward(tokens, positions, wte, wpe, *, out=None, backend="auto"):
     return call("embedding_forward", inputs, out=out, backend=backend)
 
 
-def embedding_backward(
-    dx, tokens, positions, *, vocab_size=None, block_size=None, out=None, backend="auto"
-):
+def embedding_backward(dx, tokens, positions, *, vocab_size=None, block_size=None, out=None, backend="auto"):
     """dwte[tokens_i] += dx_i and dwpe[positions_i] += dx_i, in ascending order of i.
 
     Parameters

@@ -1,7 +1,7 @@
 """The whole model, composed of these kernels: microgpt's layers around one flat buffer of parameters.
 
-For a loop of your own over training steps or documents, `microgpt_fast.GPT` and `Trainer` keep what these functions make
-anew at every call: the workspace and the threads.
+For a loop of your own over training steps or documents, `microgpt_fast.GPT` and `Trainer` keep what these
+functions make anew at every call: the workspace and the threads.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ def gpt_forward(
 ):
     """The documents' losses: the mean cross-entropy of each.
 
-    Document i reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input, each but the
-    first a target.
+    Document i reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input, each
+    but the first a target.
 
     Parameters
     ----------
@@ -51,7 +51,9 @@ def gpt_forward(
         shape = (int(lengths.sum()), config.vocab_size)
         check_output("logits", logits, params.dtype, shape)
         check_overlap({"logits": logits}, {"params": params})
-    return _engine(config, params, numerics, threads, backend).forward(params, tokens, starts, lengths, logits)
+    return _engine(config, params, numerics, threads, backend).forward(
+        params, tokens, starts, lengths, logits
+    )
 
 
 def gpt_backward(
@@ -124,13 +126,24 @@ def gpt_train_steps(
     lr = np.ascontiguousarray(lr, np.float64)
     if lr.ndim != 1 or len(starts) != len(lr) * batch_size or batch_size < 1:
         raise ValueError(
-            f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, not {len(starts)}"
+            f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, "
+            f"not {len(starts)}"
         )
     if first_step < 1:
         raise ValueError(f"first_step counts from 1, it cannot be {first_step}")
     losses = np.empty(len(lr))
     _engine(config, params, numerics, threads, backend).train_steps(
-        losses, params, m, v, tokens, starts, lengths, batch_size, lr, (beta1, beta2, eps, weight_decay), first_step
+        losses,
+        params,
+        m,
+        v,
+        tokens,
+        starts,
+        lengths,
+        batch_size,
+        lr,
+        (beta1, beta2, eps, weight_decay),
+        first_step,
     )
     return losses
 
@@ -149,9 +162,10 @@ def gpt_decode(params, config, *, numerics="fast", backend="auto"):
     Returns
     -------
     decoder
-        step(token, position) returns the logits [vocab_size] that follow; positions come in order from 0, where a
-        new document begins. generate(random, bos, temperature) samples a document, int32 without its bos;
-        `microgpt_fast.random_stream.seeded` makes the random stream. Both raise IndexError for what is out of range.
+        step(token, position) returns the logits [vocab_size] that follow; positions come in order from 0,
+        where a new document begins. generate(random, bos, temperature) samples a document, int32 without its
+        bos; `microgpt_fast.random_stream.seeded` makes the random stream. Both raise IndexError for what is
+        out of range.
 
     Raises
     ------
@@ -173,10 +187,16 @@ def _flat(name, array, config):
 
 def _documents(tokens, starts, lengths):
     arrays = []
-    for name, values, dtype in (("tokens", tokens, np.int32), ("starts", starts, np.int64), ("lengths", lengths, np.int32)):
+    for name, values, dtype in (
+        ("tokens", tokens, np.int32),
+        ("starts", starts, np.int64),
+        ("lengths", lengths, np.int32),
+    ):
         array = np.asarray(values)
         if array.dtype.kind not in "iu":
-            raise TypeError(f"{name} must be of an integer dtype, {np.dtype(dtype)} at best, not {array.dtype}")
+            raise TypeError(
+                f"{name} must be of an integer dtype, {np.dtype(dtype)} at best, not {array.dtype}"
+            )
         if array.ndim != 1:
             raise ValueError(f"{name} must have one dimension, not the shape {array.shape}")
         limits = np.iinfo(dtype)
@@ -184,7 +204,9 @@ def _documents(tokens, starts, lengths):
             raise IndexError(f"{name} has values from {array.min()} to {array.max()}, out of any range")
         arrays.append(contiguous(array.astype(dtype, copy=False)))
     if arrays[1].shape != arrays[2].shape:
-        raise ValueError(f"starts of shape {arrays[1].shape} and lengths of shape {arrays[2].shape} must be alike")
+        raise ValueError(
+            f"starts of shape {arrays[1].shape} and lengths of shape {arrays[2].shape} must be alike"
+        )
     return arrays
 
 

@@ -26,9 +26,7 @@ def linear_forward(x, w, *, out=None, backend="auto"):
     return call("linear_forward", dict(x=x, w=w), out=out, backend=backend)
 
 
-def linear_backward(
-    dy, x, w, *, with_dx=True, with_dw=True, accumulate_dx=False, out=None, backend="auto"
-):
+def linear_backward(dy, x, w, *, with_dx=True, with_dw=True, accumulate_dx=False, out=None, backend="auto"):
     """dx = dy w and dw += dy^T x.
 
     Parameters

@@ -30,7 +30,7 @@ def rmsnorm_forward(x, gain=None, *, eps=1e-5, out=None, backend="auto"):
 
 
 def rmsnorm_backward(dy, x, rstd, gain=None, *, accumulate_dx=False, out=None, backend="auto"):
-    """dx = rstd * g - x * rstd^3 / C * sum(x * g) with g = dy (* gain), and dgain += sum over rows of dy * x * rstd.
+    """dx = rstd * g - x * rstd^3 / C * sum(x * g) with g = dy (* gain), dgain += sum of dy * x * rstd.
 
     Parameters
     ----------
