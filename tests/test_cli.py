@@ -12,6 +12,7 @@ import pytest
 
 import microgpt_fast
 from microgpt_fast import checkpoint, cli
+from microgpt_fast.commands import common
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 HEADER = "\n--- inference (new, hallucinated names) ---\n"
@@ -157,7 +158,7 @@ def test_version_and_help(run):
     code, out, _ = run("--help")
     assert code == 0 and "examples:" in out
     code, out, _ = run("train", "--help")
-    assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in cli.CONSTANTS)
+    assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in common.CONSTANTS)
 
 
 @pytest.mark.parametrize(
