@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "GPTConfig": "config",
     "TrainConfig": "config",
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "UsageError": "config",
     "Tokenizer": "tokenizer",
     "Corpus": "data",

@@ -187,7 +187,7 @@ def test_version_and_help(run):
         ("train --batch-size 2 --numerics exact", "exact numerics"),
         ("train --threads 0", "threads must be at least 1"),
         ("train --data missing", "cannot read missing: No such file"),
-        ("train --data folder", "cannot read folder: Is a directory"),
+        ("train --data folder", "folder: no documents: a folder without files"),
         ("train --data empty", "empty: no documents"),
         ("train --data blank", "blank: no documents"),
         ("train --data binary", "binary: not UTF-8 text: byte 0xff at offset 2"),
