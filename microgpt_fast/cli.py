@@ -115,13 +115,26 @@ def parse(arguments=None):
         if name in arguments:  # the other commands' modules need not be imported
             module_of(name).add_arguments(command)
 
+    arguments = [dashed(argument) for argument in arguments]
     options, unknown = parser.parse_known_args(arguments)
     if options.command is None:
         raise UsageError(f"choose a command: {', '.join(COMMANDS)} (see {PROGRAM} --help)")
     if unknown:
         known = ["--" + name.replace("_", "-") for name in vars(options) if name != "command"]
         word = unknown[0].partition("=")[0]
+        if word.startswith("--"):
+            from .settings import ABSENT
+
+            reason = ABSENT.get(word[2:].replace("-", "_"))
+            if reason:
+                raise UsageError(f"there is no option {word}: {reason}")
         raise UsageError(
             f"unknown argument {word}{closest(word, known)} (see {PROGRAM} {options.command} --help)"
         )
     return options
+
+
+def dashed(argument):
+    """An option's name with dashes, also if it was typed with underscores, as for nanoGPT."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument

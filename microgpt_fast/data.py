@@ -123,13 +123,13 @@ def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", bloc
         source = list(source)
         paths = bool(source) and all(isinstance(part, os.PathLike) for part in source)
     if not paths:
-        return _pack(_given(source, tokenizer), tokenizer, bos, "lines" if mode == "auto" else mode, "the data")
+        return pack(_given(source, tokenizer), tokenizer, bos, "lines" if mode == "auto" else mode, "the data")
 
     files = text.find_files(source)
     name = " ".join(map(os.fspath, source))
     mode, note = _choose_mode(files, mode, tokenizer, block_size)
     if sum(size for _, size, _ in files) < CACHED_FROM:
-        corpus = _pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
+        corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
     else:
         from .token_cache import cached
 
@@ -186,8 +186,20 @@ def _choose_mode(files, mode, tokenizer, block_size):
     return mode, None
 
 
-def _pack(pieces, tokenizer, bos, mode, name):
-    """The corpus of some segments, in memory."""
+def pack(pieces, tokenizer, bos, mode, name):
+    """The corpus of some segments, in memory.
+
+    Parameters
+    ----------
+    pieces
+        See `text`.
+    tokenizer : {"char", "byte"} or a tokenizer
+        The kind of a new one, or a given one.
+    bos, mode
+        See `load_corpus`.
+    name : str
+        Of the data, for errors.
+    """
     codes, lengths = [], []
     for part, part_lengths, continues in pieces:
         codes.append(part)
@@ -201,7 +213,7 @@ def _pack(pieces, tokenizer, bos, mode, name):
     codes, lengths = np.concatenate(codes), np.concatenate(lengths)
     if tokenizer == "byte":
         tokenizer = ByteTokenizer(bos)
-    else:
+    elif tokenizer == "char":
         seen = np.zeros(text.CODE_POINTS, bool)
         seen[codes] = True
         tokenizer = Tokenizer(map(chr, np.flatnonzero(seen).tolist()), bos)
@@ -211,5 +223,9 @@ def _pack(pieces, tokenizer, bos, mode, name):
     inner[offsets[:-1]] = False
     inner[offsets[1:] - 1] = False
     tokens = np.full(len(inner), tokenizer.bos, np.int32)
-    tokens[inner] = tokenizer.encode_codes(codes)
+    ids = tokenizer.encode_codes(codes)
+    if ids.min() < 0:
+        code = int(codes[ids.argmin()])
+        raise DataError(f"{name}: the character {chr(code)!r} (U+{code:04X}) is not in the vocabulary")
+    tokens[inner] = ids
     return Corpus(tokens, offsets, tokenizer, mode)

@@ -1,8 +1,9 @@
 """Training: the data once, then chunks of steps."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,16 +21,14 @@ VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
 NORM_ROW = 4096  # elements of the gradient whose squares are summed in its own type
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """Some training steps were taken; `step` counts all so far, and `losses` (float64) are these steps'."""
 
     step: int
     losses: np.ndarray
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """A validation: nats a token, the end of a document included; and whether none was better before."""
 
     step: int
@@ -95,6 +94,8 @@ class Trainer:
             mode, tokenizer = config.data_mode, config.tokenizer
             data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
         self.corpus = data
+        if config.data_mode != data.mode:
+            config = self.config = replace(config, data_mode=data.mode)
         model_config = make_model_config(self.corpus.tokenizer.vocab_size)
 
         self.random = seeded(config.seed, backend)

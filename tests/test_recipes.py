@@ -75,7 +75,8 @@ def test_a_validation_counts_every_token_once():
     assert abs(run.validate() - total / count) < 1e-5
 
 
-def test_events_come_in_order():
+def test_events_come_in_order(monkeypatch):
+    monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
     run = stream(val_fraction=0.1, eval_interval=8)
     events = [*run.events()]
     assert [event.step for event in events if isinstance(event, Evaluation)] == [8, 16, 20]
@@ -172,7 +173,8 @@ def test_a_time_budget_becomes_a_number_of_steps_that_replays(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("mode", ["lines", "stream"])
-def test_a_resumed_training_is_the_uninterrupted_one(options, mode, backend, tmp_path):
+def test_a_resumed_training_is_the_uninterrupted_one(options, mode, backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
     corpus = load_corpus(TEXT.split("\n") if mode == "lines" else [TEXT], mode=mode)
     options = {**SMALL, "backend": backends.name_of(backend), "num_steps": 25, "batch_size": 2, **options}
     whole = train(corpus, **options)

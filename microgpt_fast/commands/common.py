@@ -12,12 +12,25 @@ CONSTANTS = {
     "n_embd": (int, "width of the embeddings"),
     "n_head": (int, "attention heads; divides --n-embd"),
     "block_size": (int, "longest sequence"),
-    "batch_size": (int, "documents a step"),
+    "batch_size": (int, "documents or blocks a step"),
+    "gradient_accumulation_steps": (int, "batches whose mean makes a step"),
     "num_steps": (int, "training steps; 0 samples from the initial model"),
-    "learning_rate": (float, "of the first step; falls linearly to 0"),
+    "time_budget": (str, "as 60s or 10m: measures the speed, then fixes --num-steps"),
+    "learning_rate": (float, "the highest"),
+    "schedule": (str, "of the learning rate: linear, cosine or constant"),
+    "min_learning_rate": (float, "at the schedule's end"),
+    "warmup_steps": (int, "steps over which the learning rate rises"),
     "beta1": (float, "Adam's decay of the mean gradient"),
     "beta2": (float, "Adam's decay of the mean squared gradient"),
     "eps_adam": (float, "Adam's epsilon"),
+    "weight_decay": (float, "AdamW's, of all parameters"),
+    "grad_clip": (float, "largest norm of the gradient; 0 for none"),
+    "data_mode": (str, "lines, stream (one long text cut into blocks) or auto"),
+    "tokenizer": (str, "char or byte"),
+    "val_fraction": (float, "part of the data to hold out and validate with"),
+    "eval_interval": (int, "steps from one validation to the next; 0 for one at the end"),
+    "target_loss": (float, "validation loss that ends the training"),
+    "patience": (int, "validations without a better loss that end the training; 0 for never"),
     "temperature": (float, "of the samples: low is likely, high is varied"),
     "seed": (int, "of document order, initial parameters, and samples"),
     "num_samples": (int, "documents to draw; 0 for none"),
@@ -28,6 +41,7 @@ CONSTANTS = {
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work"),
 }
+NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -36,7 +50,8 @@ def add_constants(parser, names, default):
     group = parser.add_argument_group(f"constants (default: {default})")
     for name in names:
         kind, text = CONSTANTS[name]
-        group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=METAVARS[kind], help=text)
+        spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
+        group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
 
 
 def fail(code, message):

@@ -1,0 +1,103 @@
+"""Progress of a long training, on stderr: a bar in terminals and notebooks that have tqdm, or else lines."""
+
+import os
+import sys
+from time import perf_counter
+
+from .output import tell
+from .training import Evaluation
+
+QUIET_SECONDS = 2  # a shorter training needs no reports
+LINE_SECONDS = 10  # between two lines
+
+
+class Progress:
+    """Reports of a training.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    bar : bool
+        Whether a bar may be drawn: on a terminal, or in a notebook.
+    """
+
+    def __init__(self, trainer, bar=True):
+        self.trainer = trainer
+        self._may_draw = bar
+        self._bar = None
+        self._begin = self._told = perf_counter()
+        self._first, self._first_tokens = trainer.step, trainer.tokens
+        self._peak = None
+
+    def report(self, event):
+        """Report an event of the trainer, if it is time."""
+        now = perf_counter()
+        is_evaluation = isinstance(event, Evaluation)
+        if now - self._begin < QUIET_SECONDS and not is_evaluation:
+            return
+        if self._bar is None and self._may_draw:
+            self._bar = _bar_of(self.trainer)
+            self._may_draw = self._bar is not None
+        if self._bar is not None:
+            self._bar.update(event.step - self._bar.n)
+            self._bar.set_postfix_str(self._figures(now), refresh=False)
+            if is_evaluation:
+                self._bar.write(self._line(now), file=sys.stderr)
+        elif is_evaluation or now - self._told >= LINE_SECONDS:
+            self._told = now
+            tell(self._line(now))
+
+    def close(self):
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, now):
+        trainer = self.trainer
+        total = trainer.config.num_steps
+        seconds = now - self._begin
+        left = seconds / max(1, trainer.step - self._first) * (total - trainer.step)
+        clock = f"{left // 60:.0f}:{left % 60:02.0f} left" if trainer.step > self._first else ""
+        return f"step {trainer.step} / {total} | {self._figures(now)} | {clock}"
+
+    def _figures(self, now):
+        trainer = self.trainer
+        losses = trainer._losses[-1] if trainer._losses else []
+        recent = trainer.losses[-100:]
+        parts = [f"loss {recent.mean():.4f}"] if len(losses) else []
+        if trainer.evaluations:
+            parts.append(f"val {trainer.evaluations[-1].loss:.4f}")
+        rate = (trainer.tokens - self._first_tokens) / (now - self._begin)
+        parts.append(f"{rate:,.0f} tokens/s")
+        if self._peak is None:
+            self._peak = _peak_of(trainer.model)
+        if self._peak:
+            parts.append(f"{rate * operations_a_token(trainer) / self._peak:.0%} of peak")
+        return " | ".join(parts)
+
+
+def operations_a_token(trainer):
+    """Floating-point operations of forward and backward for a token, attention over the longest sequence included."""
+    c = trainer.model.config
+    matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
+    return 6 * matrices + 6 * c.n_layer * c.n_embd * trainer.batches.longest
+
+
+def _peak_of(model):
+    """Operations a second that the threads in use could do at best; 0 where that cannot be measured."""
+    measure = getattr(model.backend, "measure_peak", None)
+    if measure is None:
+        return 0.0
+    threads = min(getattr(model.engine, "threads", 1), os.cpu_count() or 1)
+    return measure(model.parameters.dtype) * 1e9 * threads
+
+
+def _bar_of(trainer):
+    is_notebook = "ipykernel" in sys.modules
+    if sys.stderr is None or not (sys.stderr.isatty() or is_notebook):
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=trainer.config.num_steps, initial=trainer.step, unit="step", dynamic_ncols=True)
