@@ -164,7 +164,7 @@ def test_version_and_help(run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("", "train, sample, score, verify, bench, info"),
+        ("", "train, sample, score, plot, data, verify, bench, info"),
         ("trian", "trian"),
         ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
         ("train extra", "unknown argument extra"),

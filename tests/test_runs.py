@@ -15,7 +15,7 @@ import pytest
 import microgpt_fast as mg
 from microgpt_fast import checkpoint, cli, training
 from microgpt_fast.runs import read_metrics
-from microgpt_fast.score import score, windows
+from microgpt_fast.scoring import score, windows
 from microgpt_fast.settings import read_toml, to_toml
 
 SOURCE = Path(mg.__file__).parent.parent

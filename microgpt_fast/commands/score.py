@@ -20,7 +20,7 @@ def add_arguments(parser):
 def run(options, stdout):
     """Print the figures."""
     from ..checkpoint import load
-    from ..score import score
+    from ..scoring import score
 
     with users_file("read", options.model):
         model = load(model_file(options.model))
