@@ -237,6 +237,10 @@ def resolve(preset="microgpt", **options):
     for name in options:
         _choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
+    if options.get("num_steps") is not None:
+        if options.get("time_budget") is not None:
+            raise UsageError("give num_steps or time_budget, not both: the budget decides the number of steps")
+        train_fields.pop("time_budget", None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 

@@ -126,6 +126,11 @@ class Trainer:
         return np.concatenate(self._losses) if self._losses else np.empty(0)
 
     @property
+    def order(self):
+        """The shuffled order of the documents that are trained on, int64 array; None for a stream."""
+        return getattr(self.batches, "order", None)
+
+    @property
     def best(self):
         """The best validation so far, or None."""
         return next((event for event in reversed(self.evaluations) if event.is_best), None)

@@ -6,8 +6,9 @@ import pytest
 import microgpt_fast as mg
 from microgpt_fast import backends, training
 from microgpt_fast.batches import Lines, Stream, fingerprints
-from microgpt_fast.config import TrainConfig, UsageError
+from microgpt_fast.config import TrainConfig, UsageError, resolve
 from microgpt_fast.data import load_corpus
+from microgpt_fast.presets import PRESETS
 from microgpt_fast.resume import resume_training, save_training
 from microgpt_fast.training import Evaluation, Steps, Trainer, norm_of, train
 
@@ -17,7 +18,9 @@ SMALL = {"n_embd": 8, "n_head": 2, "block_size": 12, "backend": "numpy", "dtype"
 
 def stream(**options):
     corpus = load_corpus([TEXT], mode="stream")
-    return Trainer(corpus, **{**SMALL, "batch_size": 3, "num_steps": 20, **options})
+    if "time_budget" not in options:
+        options = {"num_steps": 20, **options}
+    return Trainer(corpus, **{**SMALL, "batch_size": 3, **options})
 
 
 def batches(corpus, block_size=12, **options):
@@ -162,6 +165,21 @@ def test_a_time_budget_becomes_a_number_of_steps_that_replays(monkeypatch):
     again = stream(num_steps=config.num_steps)
     assert np.array_equal([*again.events()][-1].losses[-1:], run.losses[-1:])
     assert np.array_equal(again.model.parameters, run.model.parameters)
+
+
+def test_a_number_of_steps_replaces_a_presets_time_budget():
+    _, config = resolve("laptop-1min", num_steps=7)
+    assert config.time_budget is None and resolve("laptop-1min")[1].time_budget == 60
+    with pytest.raises(UsageError, match="not both"):
+        resolve(num_steps=7, time_budget=60)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_on_lines_and_on_streams(preset):
+    for data in (["anna", "bob", "hannah", "otto", "eve", "ann"] * 5, load_corpus([TEXT], mode="stream")):
+        run = train(data, preset=preset, num_steps=2, n_embd=12, n_layer=1, num_samples=1)
+        assert run.step == 2 and np.isfinite(run.losses).all() and bool(run.evaluations) == bool(run.config.val_fraction)
+        assert len(mg.generate(run.model)) == 1
 
 
 @pytest.mark.parametrize(

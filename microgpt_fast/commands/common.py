@@ -41,6 +41,10 @@ CONSTANTS = {
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work"),
 }
+RECIPE = (  # what the original does not have
+    "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps", "weight_decay",
+    "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss", "patience",
+)  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
 METAVARS = {int: "N", float: "X", str: "NAME"}
 

@@ -2,7 +2,7 @@
 
 from ..config import MODEL_OPTIONS, TRAIN_OPTIONS
 from ..output import tell
-from .common import CONSTANTS, add_constants, users_file
+from .common import CONSTANTS, RECIPE, add_constants, users_file
 
 EXIT_CODES = """\
 exit code 0 if what is promised holds, 1 if not, 2 if it cannot be compared. Promised are
@@ -25,7 +25,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--original", metavar="FILE", help="compare with this copy of microgpt.py, and take its constants"
     )
-    add_constants(parser, CONSTANTS, "the preset's")
+    add_constants(parser, [name for name in CONSTANTS if name not in RECIPE], "the preset's")
 
 
 def run(options, stdout):
