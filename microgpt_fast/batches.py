@@ -59,7 +59,7 @@ class Lines:
 
 
 class Stream:
-    """Blocks from random places of one long text, which are a function of the seed and of the position in the run.
+    """Blocks from random places of one long text: a function of the seed and of the position in the run.
 
     With a `val_fraction`, this part of the text, its end, is held out; validation reads it block after block.
     Parameters and attributes are those of `Lines`.
@@ -71,7 +71,9 @@ class Stream:
         end = total - held  # the first token held out
         self.longest = min(block_size, end - 1)
         if self.longest < 1 or config.val_fraction and held < 2:
-            raise DataError(f"a text of {total - 2} tokens is too short for val_fraction {config.val_fraction}")
+            raise DataError(
+                f"a text of {total - 2} tokens is too short for val_fraction {config.val_fraction}"
+            )
         self.places = end - self.longest
         self.seed = config.seed
         self.validation = None

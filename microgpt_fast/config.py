@@ -90,7 +90,8 @@ class TrainConfig:
         Training steps (0 leaves the initial model), and documents or blocks a step.
     gradient_accumulation_steps : int
         Batches whose gradients' mean makes one step.
-    learning_rate, min_learning_rate, warmup_steps, schedule : float, float, int, {"linear", "cosine", "constant"}
+    learning_rate, min_learning_rate, warmup_steps : float, float, int
+    schedule : {"linear", "cosine", "constant"}
         See `schedule.learning_rates`.
     beta1, beta2, eps_adam : float
         Adam's constants.
@@ -187,7 +188,9 @@ class TrainConfig:
         _choice("data_mode", self.data_mode, DATA_MODES)
         _choice("tokenizer", self.tokenizer, TOKENIZERS)
         if self.target_loss is not None:
-            _set(self, "target_loss", _number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0))
+            _set(
+                self, "target_loss", _number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0)
+            )
         if self.time_budget is not None:
             seconds = _number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
             _set(self, "time_budget", seconds)
@@ -239,7 +242,9 @@ def resolve(preset="microgpt", **options):
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
     if options.get("num_steps") is not None:
         if options.get("time_budget") is not None:
-            raise UsageError("give num_steps or time_budget, not both: the budget decides the number of steps")
+            raise UsageError(
+                "give num_steps or time_budget, not both: the budget decides the number of steps"
+            )
         train_fields.pop("time_budget", None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value

@@ -24,8 +24,8 @@ class Corpus:
         Document d is tokens[offsets[d]:offsets[d + 1]].
     tokenizer : Tokenizer or ByteTokenizer
     mode : {"lines", "stream"}
-        Whether documents are learned one by one, each from its beginning, or in blocks out of the long texts that
-        they are.
+        Whether documents are learned one by one, each from its beginning, or in blocks out of the long texts
+        that they are.
     note : str, optional
         What the user should know about how the text was read.
     """
@@ -88,14 +88,14 @@ def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", bloc
     Parameters
     ----------
     source : path, list of paths, or iterable of str, optional
-        UTF-8 text files, or folders of such; "-" is stdin; paths in a list must be pathlib.Path objects. Strings
-        in an iterable are the documents themselves, used as they are, empty ones dropped. None is the built-in
-        list of first names.
+        UTF-8 text files, or folders of such; "-" is stdin; paths in a list must be pathlib.Path objects.
+        Strings in an iterable are the documents themselves, used as they are, empty ones dropped. None is
+        the built-in list of first names.
     bos : {"last", "first"}
         See `Tokenizer`.
     mode : {"lines", "stream", "auto"}
-        In files, each line is a document, stripped, if anything is left of it; or each file is one. "auto" takes
-        the latter if that is what the text looks like, and `Corpus.note` tells why.
+        In files, each line is a document, stripped, if anything is left of it; or each file is one. "auto"
+        takes the latter if that is what the text looks like, and `Corpus.note` tells why.
     tokenizer : {"char", "byte"}
     block_size : int
         What training will read of a line: "auto" looks at how much that leaves out.
@@ -123,7 +123,8 @@ def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", bloc
         source = list(source)
         paths = bool(source) and all(isinstance(part, os.PathLike) for part in source)
     if not paths:
-        return pack(_given(source, tokenizer), tokenizer, bos, "lines" if mode == "auto" else mode, "the data")
+        mode = "lines" if mode == "auto" else mode
+        return pack(_given(source, tokenizer), tokenizer, bos, mode, "the data")
 
     files = text.find_files(source)
     name = " ".join(map(os.fspath, source))

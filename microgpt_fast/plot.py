@@ -37,7 +37,10 @@ def plot(folders, path, against="step"):
         except (OSError, ValueError) as error:
             raise UsageError(f"{folder}: no run with metrics ({error})") from None
         name, color = os.path.basename(os.path.abspath(folder)), f"C{index % 10}"
-        for key, style, label in (("loss", {"alpha": 0.4, "lw": 1}, name), ("val_loss", {"marker": "o"}, f"{name}, validation")):
+        for key, style, label in (
+            ("loss", {"alpha": 0.4, "lw": 1}, name),
+            ("val_loss", {"marker": "o"}, f"{name}, validation"),
+        ):
             points = [(line[against], line[key]) for line in metrics if key in line]
             if points:
                 axes.plot(*zip(*points), color=color, label=label, **style)

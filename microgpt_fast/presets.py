@@ -1,6 +1,7 @@
 """Constants that go well together, by name."""
 
-# fields of GPTConfig and of TrainConfig that differ from their defaults, which are the original's final revision
+# fields of GPTConfig and of TrainConfig that differ from their defaults, which are the original's final
+# revision
 _NANOGPT_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
 _NANOGPT_TRAINING = {
     "dtype": "float32",

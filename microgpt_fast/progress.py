@@ -77,7 +77,7 @@ class Progress:
 
 
 def operations_a_token(trainer):
-    """Floating-point operations of forward and backward for a token, attention over the longest sequence included."""
+    """Floating-point operations of forward and backward for a token of the longest sequence."""
     c = trainer.model.config
     matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
     return 6 * matrices + 6 * c.n_layer * c.n_embd * trainer.batches.longest

@@ -42,8 +42,8 @@ def resume_training(path, data=None, **options):
     data : as for `Trainer`
         The same as before.
     **options
-        Some may change: `threads` and `num_samples`, which change no bit of the training; `num_steps`, to go on
-        for longer (the schedule then is that of the longer training), and the like.
+        Some may change: `threads` and `num_samples`, which change no bit of the training; `num_steps`, to go
+        on for longer (the schedule then is that of the longer training), and the like.
 
     Raises
     ------

@@ -89,7 +89,9 @@ class Run:
 
         data = data or stored.get("data")
         if data is not None:
-            data = [part if part == "-" else Path(part) for part in ([data] if isinstance(data, str) else data)]
+            data = [
+                part if part == "-" else Path(part) for part in ([data] if isinstance(data, str) else data)
+            ]
             data = data[0] if data == ["-"] else data
         trainer = resume_training(last, data, **options)
         run = cls(folder, trainer)
@@ -135,8 +137,7 @@ class Run:
         replace_file(self.path(SAMPLES), content.encode())
 
     def _begin(self):
-        """Write the configuration with the number of steps that the time budget allows; drop what a process that was
-        killed wrote after its last checkpoint."""
+        """Write the configuration, the number of steps now fixed; drop what a killed process left behind."""
         for name in os.listdir(self.folder):
             if name.startswith(f".{FORMAT}-") and name.endswith(".tmp"):
                 os.remove(self.path(name))
@@ -171,8 +172,8 @@ class Run:
 
 
 def check_free(folder):
-    """Refuse a folder that holds a run."""
-    if os.path.exists(os.path.join(folder, CONFIG)):
+    """Refuse a folder that holds a run, one that came to its first checkpoint."""
+    if os.path.exists(os.path.join(folder, LAST)):
         raise UsageError(f"{folder}: there is a run already: --resume it, or choose another folder")
 
 

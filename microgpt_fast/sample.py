@@ -46,7 +46,7 @@ def generate(model, num_samples=None, temperature=None, seed=None, random=None, 
 
 
 def samples(model, num_samples=None, temperature=None, seed=None, random=None, **options):
-    """`generate`, one document at a time, each as an iterable of pieces of text that appear as they are drawn."""
+    """`generate`, one document at a time: each an iterable of pieces of text, as they are drawn."""
     trained = model.train_config or TrainConfig()
     given = {"num_samples": num_samples, "temperature": temperature, "seed": seed}
     config = TrainConfig(

@@ -21,7 +21,8 @@ class Score:
     corpus : Corpus
         The text in the model's tokens.
     surprises : float64 array
-        -log(probability) of each predicted token, in nats: of every document's tokens in turn, its end included.
+        -log(probability) of each predicted token, in nats: of every document's tokens in turn, its end
+        included.
     documents : int64 array [n + 1]
         Document d's are surprises[documents[d]:documents[d + 1]].
     characters : int
@@ -37,14 +38,15 @@ class Score:
         """The figures of the whole text, by name."""
         nats = float(self.surprises.sum())
         tokens = len(self.surprises)
+        characters = max(1, self.characters)  # what is not UTF-8 may have none
         return {
             "documents": len(self.corpus),
             "tokens": tokens,
             "characters": self.characters,
             "nats_per_token": nats / tokens,
             "bits_per_token": nats / tokens / log(2),
-            "nats_per_character": nats / self.characters,
-            "bits_per_character": nats / self.characters / log(2),
+            "nats_per_character": nats / characters,
+            "bits_per_character": nats / characters / log(2),
             "perplexity": float(np.exp(nats / tokens)),
         }
 
@@ -52,8 +54,8 @@ class Score:
 def score(model, source, mode=None):
     """Score a text.
 
-    Every token is predicted once, in windows of block_size tokens that overlap by half: but for the beginning of a
-    document, a token's context is at least half a block.
+    Every token is predicted once, in windows of block_size tokens that overlap by half: but for the
+    beginning of a document, a token's context is at least half a block.
 
     Parameters
     ----------
@@ -78,7 +80,9 @@ def score(model, source, mode=None):
         raise UsageError("a model without a tokenizer cannot read text")
     mode = mode or (model.train_config.data_mode if model.train_config else "lines")
     name = " ".join(map(str, source))
-    corpus = pack(segments(find_files(source), mode, tokenizer.kind), tokenizer, tokenizer.bos_place, mode, name)
+    corpus = pack(
+        segments(find_files(source), mode, tokenizer.kind), tokenizer, tokenizer.bos_place, mode, name
+    )
     predicted = np.diff(corpus.offsets) - 1
     documents = np.concatenate([[0], np.cumsum(predicted)])
     surprises = np.empty(documents[-1])
@@ -88,7 +92,8 @@ def score(model, source, mode=None):
         first = 0 if tokenizer.bos_place == "last" else 1
         characters = int(np.sum((corpus.tokens != tokenizer.bos) & ((corpus.tokens - first) & 0xC0 != 0x80)))
     starts, lengths, skipped = windows(corpus.offsets, model.config.block_size)
-    places = starts - np.searchsorted(corpus.offsets, starts, "right") + 1  # every document before has one bos more
+    before = np.searchsorted(corpus.offsets, starts, "right") - 1  # documents; each has a token more than losses
+    places = starts - before
     at_once = max(1, LOGITS // (model.config.block_size * model.config.vocab_size))
     if model.numerics == "exact":
         at_once = 1

@@ -88,7 +88,8 @@ def _spooled(name, stream):
 
 
 def read_characters(name, file):
-    r"""The code points of UTF-8 text, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a character.
+    r"""The code points of UTF-8 text, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a
+    character.
 
     Yields
     ------
@@ -108,7 +109,9 @@ def read_characters(name, file):
             text, used = codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
             place = offset + error.start
-            raise DataError(f"{name}: not UTF-8 text: byte 0x{data[error.start]:02x} at offset {place}") from None
+            raise DataError(
+                f"{name}: not UTF-8 text: byte 0x{data[error.start]:02x} at offset {place}"
+            ) from None
         if text.endswith("\r") and not final:  # perhaps the first half of "\r\n"
             text, used = text[:-1], used - 1
         offset, rest = offset + used, data[used:]

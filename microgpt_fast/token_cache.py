@@ -1,8 +1,8 @@
 """Tokens of large texts in mapped files: made once for a content, in memory that does not grow with it.
 
-The folder is $MICROGPT_FAST_CACHE, or microgpt_fast in $XDG_CACHE_HOME or ~/.cache. It holds a folder for each
-content and way to tokenise it, named by a hash of both: tokens.bin, offsets.bin (int64) and, written last, about.json.
-Nothing in it is missed when it is deleted.
+The folder is $MICROGPT_FAST_CACHE, or microgpt_fast in $XDG_CACHE_HOME or ~/.cache. It holds a folder for
+each content and way to tokenise it, named by a hash of both: tokens.bin, offsets.bin (int64) and, written
+last, about.json. Nothing in it is missed when it is deleted.
 """
 
 import json
@@ -19,6 +19,7 @@ from .tokenizer import ByteTokenizer, Tokenizer, tokenizer_of
 
 FORMAT = "microgpt_fast tokens 1"
 PIECE = 1 << 20
+ID_TYPES = (np.uint8, np.uint16, np.int32)
 
 
 def folder():
@@ -95,7 +96,8 @@ def _open(entry):
 def _write(entry, files, mode, tokenizer, bos, name):
     """The files of an entry. Characters get provisional ids first: the final ones need all characters."""
     provisional = os.path.join(entry, "provisional.bin")
-    for numbers in [_Bytes(bos)] if tokenizer == "byte" else map(_Characters, (np.uint8, np.uint16, np.int32)):
+    attempts = map(_Characters, ID_TYPES) if tokenizer == "char" else [_Bytes(bos)]
+    for numbers in attempts:
         try:
             with open(provisional, "wb") as tokens, open(os.path.join(entry, "offsets.bin"), "wb") as offsets:
                 total, documents = _write_tokens(tokens, offsets, segments(files, mode, tokenizer), numbers)
@@ -176,7 +178,7 @@ class _Bytes:
 
 
 class _Characters:
-    """Provisional ids: 0 for bos, 1 + its code for each character of ASCII, and the next for others as they come."""
+    """Provisional ids: 0 for bos, 1 + its code for a character of ASCII, the next for others as they come."""
 
     def __init__(self, dtype):
         self.dtype = np.dtype(dtype)
@@ -208,8 +210,7 @@ class _Characters:
         """The tokenizer, and its id for each provisional id."""
         codes = np.array([*self._ascii, *self._others], np.uint32)
         final = Tokenizer(map(chr, codes.tolist()), bos)
-        kinds = (np.uint8, np.uint16, np.int32)
-        kind = next(kind for kind in kinds if final.vocab_size - 1 <= np.iinfo(kind).max)
+        kind = next(kind for kind in ID_TYPES if final.vocab_size - 1 <= np.iinfo(kind).max)
         table = np.zeros(max(256, 129 + len(self._others)), kind)
         table[0] = final.bos
         table[self._ids[codes]] = final.encode_codes(codes)

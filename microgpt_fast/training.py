@@ -280,7 +280,9 @@ class Trainer:
         loss = 0.0
         for first in range(0, len(starts), config.batch_size):
             part = slice(first, first + config.batch_size)
-            loss += model.engine.backward(gradient, model.parameters, tokens, starts[part], lengths[part]).mean()
+            loss += model.engine.backward(
+                gradient, model.parameters, tokens, starts[part], lengths[part]
+            ).mean()
         count = config.gradient_accumulation_steps
         factor = 1 / count
         if config.grad_clip:
@@ -321,8 +323,8 @@ def train(data=None, *, preset="microgpt", on_step=None, on_eval=None, **options
     data, preset, **options
         See `Trainer`.
     on_step, on_eval : function of (Trainer, event), optional
-        Called after some steps, with `Steps`, and after each validation, with `Evaluation`. Set `stopping` of the
-        Trainer to end the training.
+        Called after some steps, with `Steps`, and after each validation, with `Evaluation`. Set `stopping`
+        of the Trainer to end the training.
 
     Returns
     -------

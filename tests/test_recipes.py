@@ -1,4 +1,4 @@
-"""Training as nanoGPT's users know it: streams, validation, accumulation, clipping, decay, budgets, resuming."""
+"""Training as nanoGPT's users know it: streams, validation, accumulation, clipping, budgets, resuming."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,9 @@ def test_blocks_of_a_stream_stay_clear_of_its_held_out_end():
     assert np.array_equal(held[1:], held[:-1] + held_lengths[:-1])
     again, _ = drawn.sequences(5000, 10)
     assert np.array_equal(again, starts[5000:5010])
-    assert not np.array_equal(batches(corpus, seed=7).sequences(0, 10)[0], batches(corpus).sequences(0, 10)[0])
+    assert not np.array_equal(
+        batches(corpus, seed=7).sequences(0, 10)[0], batches(corpus).sequences(0, 10)[0]
+    )
 
 
 def test_copies_of_held_out_documents_are_not_trained_on():
@@ -97,7 +99,9 @@ def test_events_come_in_order(monkeypatch):
 
 
 def test_accumulation_is_a_larger_batch():
-    whole = train(load_corpus([TEXT], mode="stream"), **{**SMALL, "dtype": "float64"}, batch_size=12, num_steps=10)
+    whole = train(
+        load_corpus([TEXT], mode="stream"), **{**SMALL, "dtype": "float64"}, batch_size=12, num_steps=10
+    )
     parts = train(
         load_corpus([TEXT], mode="stream"),
         **{**SMALL, "dtype": "float64"},
@@ -178,7 +182,11 @@ def test_a_number_of_steps_replaces_a_presets_time_budget():
 def test_every_preset_trains_on_lines_and_on_streams(preset):
     for data in (["anna", "bob", "hannah", "otto", "eve", "ann"] * 5, load_corpus([TEXT], mode="stream")):
         run = train(data, preset=preset, num_steps=2, n_embd=12, n_layer=1, num_samples=1)
-        assert run.step == 2 and np.isfinite(run.losses).all() and bool(run.evaluations) == bool(run.config.val_fraction)
+        assert (
+            run.step == 2
+            and np.isfinite(run.losses).all()
+            and bool(run.evaluations) == bool(run.config.val_fraction)
+        )
         assert len(mg.generate(run.model)) == 1
 
 

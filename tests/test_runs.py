@@ -25,7 +25,7 @@ SMALL = "--n-embd 8 --n-head 2 --block-size 12 --dtype float32 --batch-size 3 --
 
 @pytest.fixture
 def run(capfdbinary, monkeypatch, tmp_path):
-    """A function of arguments: exit code, stdout and stderr of the program, run here in a folder with text.txt."""
+    """A function of arguments: exit code, stdout and stderr of the program, run beside text.txt."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
     Path("text.txt").write_text(TEXT)
@@ -45,7 +45,9 @@ def train(run, *arguments):
 
 
 def test_a_run_keeps_everything_in_its_folder(run):
-    _, out, err = train(run, "--num-steps", 20, "--val-fraction", 0.1, "--eval-interval", 8, "--out", "runs/one")
+    _, out, err = train(
+        run, "--num-steps", 20, "--val-fraction", 0.1, "--eval-interval", 8, "--out", "runs/one"
+    )
     assert sorted(os.listdir("runs/one")) == [
         "best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "samples.txt"
     ]  # fmt: skip
@@ -55,7 +57,11 @@ def test_a_run_keeps_everything_in_its_folder(run):
     assert "num tokens: " in out and "--- samples ---\nsample  1: \n" in out
     assert "val " in err and "step 20 / 20" in err
     config = read_toml("runs/one/config.toml")
-    assert config["num_steps"] == 20 and config["n_embd"] == 8 and config["data"] == [os.path.abspath("text.txt")]
+    assert (
+        config["num_steps"] == 20
+        and config["n_embd"] == 8
+        and config["data"] == [os.path.abspath("text.txt")]
+    )
     samples = Path("runs/one/samples.txt").read_text()
     assert samples.startswith("--- sample 1\n") and "--- sample 2\n" in samples
     code, _, err = run("train", "--data", "text.txt", *SMALL, "--out", "runs/one")
@@ -79,7 +85,17 @@ def test_a_killed_run_resumes_and_ends_as_if_it_never_was(run):
     for moment in (0.02, 0.1):
         folder = f"killed{moment}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "microgpt_fast", "train", "--data", "text.txt", "--data-mode", "stream", *SMALL]
+            [
+                sys.executable,
+                "-m",
+                "microgpt_fast",
+                "train",
+                "--data",
+                "text.txt",
+                "--data-mode",
+                "stream",
+                *SMALL,
+            ]
             + [*map(str, options), folder],
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
             stdout=subprocess.DEVNULL,
@@ -117,11 +133,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, monkeypatch):
 
 
 def test_nanogpts_names_are_understood(run):
-    arguments = "--max_iters=7 --min_lr=1e-4 --warmup_iters 2 --grad_clip=1.0 --weight_decay 0.1 --out_dir=one"
+    arguments = (
+        "--max_iters=7 --min_lr=1e-4 --warmup_iters 2 --grad_clip=1.0 --weight_decay 0.1 --out_dir=one"
+    )
     train(run, *arguments.split())
     config = read_toml("one/config.toml")
     assert (config["num_steps"], config["min_learning_rate"], config["warmup_steps"]) == (7, 1e-4, 2)
-    assert run("sample", "--out_dir=one", "--start=line", "--num-samples", 1)[1].startswith("sample  1: \nline")
+    assert run("sample", "--out_dir=one", "--start=line", "--num-samples", 1)[1].startswith(
+        "sample  1: \nline"
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +184,13 @@ def test_mistakes_on_the_command_line_are_named(arguments, message, run):
 
 
 def test_toml_keeps_what_it_is_given(tmp_path):
-    options = {"data": ['a "b"\\\n\x7fé😀', "-"], "quiet": True, "seed": -5, "learning_rate": 1e-07, "save": None}
+    options = {
+        "data": ['a "b"\\\n\x7fé😀', "-"],
+        "quiet": True,
+        "seed": -5,
+        "learning_rate": 1e-07,
+        "save": None,
+    }
     (tmp_path / "x.toml").write_text(to_toml(options), encoding="utf-8")
     del options["save"]
     assert read_toml(tmp_path / "x.toml") == options
@@ -172,7 +198,9 @@ def test_toml_keeps_what_it_is_given(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return mg.train(["anna", "bob", "hannah", "otto"], num_steps=150, batch_size=2, block_size=8, dtype="float32").model
+    return mg.train(
+        ["anna", "bob", "hannah", "otto"], num_steps=150, batch_size=2, block_size=8, dtype="float32"
+    ).model
 
 
 def test_a_score_sums_the_losses(model):

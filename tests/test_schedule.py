@@ -23,7 +23,8 @@ def test_cosine_with_warm_up():
 
 def test_linear_to_a_minimum_and_constant():
     np.testing.assert_allclose(
-        rates(num_steps=4, schedule="linear", learning_rate=1.0, min_learning_rate=0.5), [1, 0.875, 0.75, 0.625]
+        rates(num_steps=4, schedule="linear", learning_rate=1.0, min_learning_rate=0.5),
+        [1, 0.875, 0.75, 0.625],
     )
     assert rates(num_steps=3, schedule="constant", learning_rate=0.5).tolist() == [0.5] * 3
 

@@ -1,4 +1,4 @@
-"""The commands, a module each: `add_arguments(parser)`, and `run(options, stdout)` that returns the exit code."""
+"""The commands, a module each: `add_arguments(parser)`, and `run(options, stdout)`: the exit code."""
 
 # name, which is the module's, and what the command does
 COMMANDS = {

@@ -42,15 +42,16 @@ CONSTANTS = {
     "threads": (int, "threads that share the work"),
 }
 RECIPE = (  # what the original does not have
-    "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps", "weight_decay",
-    "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss", "patience",
+    "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
+    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
+    "patience",
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def add_constants(parser, names, default):
-    """Add the options of some of the constants; `default` tells where the values come from that are not given."""
+    """Add the options of some constants; `default` tells where values come from that are not given."""
     group = parser.add_argument_group(f"constants (default: {default})")
     for name in names:
         kind, text = CONSTANTS[name]

@@ -5,7 +5,9 @@ from ..output import MachineError
 
 def add_arguments(parser):
     """The options of `data`."""
-    parser.add_argument("name", metavar="NAME", help="names (of the original) or tinyshakespeare (of nanoGPT)")
+    parser.add_argument(
+        "name", metavar="NAME", help="names (of the original) or tinyshakespeare (of nanoGPT)"
+    )
     parser.add_argument("--out", metavar="FILE", help="where to put it (default: the cache)")
 
 

@@ -14,7 +14,9 @@ def add_arguments(parser):
     parser.add_argument("--prompt", "--start", metavar="TEXT", help="what each sample begins with")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, help="tokens after the prompt")
     parser.add_argument("--top-k", metavar="N", type=int, help="draw from the N most likely tokens only")
-    parser.add_argument("--top-p", metavar="X", type=float, help="draw from the likeliest tokens that make up X only")
+    parser.add_argument(
+        "--top-p", metavar="X", type=float, help="draw from the likeliest tokens that make up X only"
+    )
     parser.add_argument("--stop", metavar="TEXT", help="end a sample before this text")
     add_constants(parser, ("num_samples", "temperature", "seed"), "those the model was trained with")
 

@@ -25,7 +25,9 @@ def run(options, stdout):
     with users_file("read", options.model):
         model = load(model_file(options.model))
     with users_file("read", " ".join(options.file)):
-        result = score(model, [part if part == "-" else Path(part) for part in options.file], options.data_mode)
+        result = score(
+            model, [part if part == "-" else Path(part) for part in options.file], options.data_mode
+        )
     summary = result.summary()
     documents = [*_documents(model.tokenizer, result)] if options.per_document or options.per_token else []
     if options.json:
@@ -41,13 +43,19 @@ def run(options, stdout):
         stdout.write(json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
         return 0
     for name, value in summary.items():
-        stdout.write(f"{name.replace('_', ' ')}: {value:.4f}\n" if isinstance(value, float) else f"{name}: {value}\n")
+        stdout.write(
+            f"{name.replace('_', ' ')}: {value:.4f}\n" if isinstance(value, float) else f"{name}: {value}\n"
+        )
     for text, tokens, nats in documents:
         if options.per_document:
-            stdout.write(f"{nats.sum():10.4f} nats {nats.mean():8.4f} a token  {json.dumps(text, ensure_ascii=False)}\n")
+            stdout.write(
+                f"{nats.sum():10.4f} nats {nats.mean():8.4f} a token  {json.dumps(text, ensure_ascii=False)}\n"
+            )
         if options.per_token:
             for token, surprise in zip(tokens, nats):
-                stdout.write(f"{surprise:10.4f}  {json.dumps(token, ensure_ascii=False) if token else 'end'}\n")
+                stdout.write(
+                    f"{surprise:10.4f}  {json.dumps(token, ensure_ascii=False) if token else 'end'}\n"
+                )
     return 0
 
 

@@ -16,9 +16,13 @@ def add_arguments(parser):
         "--data", "--dataset", metavar="FILE", nargs="+",
         help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
     )  # fmt: skip
-    parser.add_argument("--config", metavar="FILE", help="TOML with options under these names, which go before it")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML with options under these names, which go before it"
+    )
     parser.add_argument("--save", metavar="FILE", help="write the trained model here")
-    parser.add_argument("--out", "--out-dir", metavar="FOLDER", help="keep the run here: metrics, checkpoints, samples")
+    parser.add_argument(
+        "--out", "--out-dir", metavar="FOLDER", help="keep the run here: metrics, checkpoints, samples"
+    )
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the run that --out keeps there")
     parser.add_argument("--quiet", action="store_true", default=None, help="leave the step lines out")
     add_constants(parser, CONSTANTS, "the preset's")
