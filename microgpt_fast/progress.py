@@ -9,6 +9,7 @@ from .training import Evaluation
 
 QUIET_SECONDS = 2  # a shorter training needs no reports
 LINE_SECONDS = 10  # between two lines
+RECENT = 100  # steps whose mean loss is shown
 
 
 class Progress:
@@ -26,7 +27,6 @@ class Progress:
         self._may_draw = bar
         self._bar = None
         self._begin = self._told = perf_counter()
-        self._first, self._first_tokens = trainer.step, trainer.tokens
         self._peak = None
 
     def report(self, event):
@@ -40,34 +40,30 @@ class Progress:
             self._may_draw = self._bar is not None
         if self._bar is not None:
             self._bar.update(event.step - self._bar.n)
-            self._bar.set_postfix_str(self._figures(now), refresh=False)
+            self._bar.set_postfix_str(self._figures(), refresh=False)
             if is_evaluation:
-                self._bar.write(self._line(now), file=sys.stderr)
+                self._bar.write(self._line(), file=sys.stderr)
         elif is_evaluation or now - self._told >= LINE_SECONDS:
             self._told = now
-            tell(self._line(now))
+            tell(self._line())
 
     def close(self):
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def _line(self, now):
+    def _line(self):
         trainer = self.trainer
         total = trainer.config.num_steps
-        seconds = now - self._begin
-        left = seconds / max(1, trainer.step - self._first) * (total - trainer.step)
-        clock = f"{left // 60:.0f}:{left % 60:02.0f} left" if trainer.step > self._first else ""
-        return f"step {trainer.step} / {total} | {self._figures(now)} | {clock}"
+        left = round(trainer.seconds / trainer.step * (total - trainer.step))
+        return f"step {trainer.step} / {total} | {self._figures()} | {left // 60}:{left % 60:02} left"
 
-    def _figures(self, now):
+    def _figures(self):
         trainer = self.trainer
-        losses = trainer._losses[-1] if trainer._losses else []
-        recent = trainer.losses[-100:]
-        parts = [f"loss {recent.mean():.4f}"] if len(losses) else []
+        parts = [f"loss {trainer.losses[-RECENT:].mean():.4f}"]
         if trainer.evaluations:
             parts.append(f"val {trainer.evaluations[-1].loss:.4f}")
-        rate = (trainer.tokens - self._first_tokens) / (now - self._begin)
+        rate = trainer.tokens / trainer.seconds
         parts.append(f"{rate:,.0f} tokens/s")
         if self._peak is None:
             self._peak = _peak_of(trainer.model)

@@ -1,9 +1,9 @@
 """Training: the data once, then chunks of steps."""
 
 import os
+from collections import namedtuple
 from dataclasses import replace
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,19 +21,12 @@ VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
 NORM_ROW = 4096  # elements of the gradient whose squares are summed in its own type
 
 
-class Steps(NamedTuple):
-    """Some training steps were taken; `step` counts all so far, and `losses` (float64) are these steps'."""
-
-    step: int
-    losses: np.ndarray
+class Steps(namedtuple("Steps", "step losses")):
+    """Some training steps were taken: `step` counts all so far, `losses`, float64 array, are these steps'."""
 
 
-class Evaluation(NamedTuple):
+class Evaluation(namedtuple("Evaluation", "step loss is_best")):
     """A validation: nats a token, the end of a document included; and whether none was better before."""
-
-    step: int
-    loss: float
-    is_best: bool
 
 
 class Trainer:
@@ -123,7 +116,8 @@ class Trainer:
     @property
     def losses(self):
         """The loss of each step so far: float64 array [step]."""
-        return np.concatenate(self._losses) if self._losses else np.empty(0)
+        self._losses = [np.concatenate([np.empty(0), *self._losses])]
+        return self._losses[0]
 
     @property
     def order(self):
