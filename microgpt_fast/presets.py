@@ -47,7 +47,7 @@ PRESETS = {
         {
             **_NANOGPT_TRAINING,
             "time_budget": 60,
-            "batch_size": 16,
+            "batch_size": 12,
             "learning_rate": 4e-3,
             "min_learning_rate": 1e-4,
             "eval_interval": 1000,
