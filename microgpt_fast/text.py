@@ -87,13 +87,12 @@ def _spooled(name, stream):
     return name, size, rewind
 
 
-def read_characters(name, file):
-    r"""The code points of UTF-8 text, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a
-    character.
+def decode(name, file):
+    r"""UTF-8 text in pieces, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a character.
 
     Yields
     ------
-    codes : uint8 or uint32 array
+    text : str
 
     Raises
     ------
@@ -115,7 +114,18 @@ def read_characters(name, file):
         if text.endswith("\r") and not final:  # perhaps the first half of "\r\n"
             text, used = text[:-1], used - 1
         offset, rest = offset + used, data[used:]
-        yield code_points(text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text)
+        yield text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_text(path):
+    """The whole text of a file; see `decode`."""
+    with open(path, "rb") as file:
+        return "".join(decode(path, file))
+
+
+def read_characters(name, file):
+    """The code points of UTF-8 text, in pieces: uint8 or uint32 arrays; see `decode`."""
+    return map(code_points, decode(name, file))
 
 
 def read_bytes(name, file):
