@@ -6,19 +6,22 @@ import stat
 from contextlib import contextmanager
 from dataclasses import asdict
 
+import numpy as np
+
 from .config import DTYPES, GPTConfig, TrainConfig, UsageError
 from .model import GPT
-from .tokenizer import Tokenizer
+from .tokenizer import tokenizer_of
 
 FORMAT = "microgpt_fast"
 VERSION = "1"
+TRAINING = "training."  # before the names of the arrays of a training's state
 
 
 class CheckpointError(UsageError):
     """A file that does not hold a model of this program."""
 
 
-def save(model, path):
+def save(model, path, training=None):
     """Write a model to a file, which holds what it held before or all of the model, whatever happens.
 
     The file is a safetensors file: the parameters under their names, and in its metadata the configuration,
@@ -29,6 +32,8 @@ def save(model, path):
     model : GPT
     path : path
         A regular file, replaced if it exists.
+    training : (dict, dict of str to array), optional
+        The state of a training, to be stored with it: see `resume`.
 
     Raises
     ------
@@ -44,19 +49,16 @@ def save(model, path):
         "format": FORMAT,
         "version": VERSION,
         "config": json.dumps(asdict(model.config)),
-        "tokenizer": json.dumps(tokenizer and {"chars": tokenizer.chars, "bos": tokenizer.bos_place}),
+        "tokenizer": json.dumps(tokenizer and tokenizer.constants()),
         "train_config": json.dumps(model.train_config and asdict(model.train_config)),
     }
-    metadata["crc32"] = _checksum(metadata, model.parameters)
-    content = to_bytes(model.tensors, metadata)
-    path = check_writable(path)
-    with _temporary_beside(path) as (temporary, descriptor):
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    _sync_folder(os.path.dirname(path))
+    state, arrays = training or (None, {})
+    if state is not None:
+        metadata["training"] = json.dumps(state)
+    metadata["crc32"] = _checksum(metadata, model.parameters, arrays)
+    arrays = {TRAINING + name: array for name, array in arrays.items()}
+    content = to_bytes({**model.tensors, **arrays}, metadata)
+    replace_file(check_writable(path), content)
 
 
 def load(path, *, backend="auto", numerics=None, threads=None):
@@ -79,6 +81,11 @@ def load(path, *, backend="auto", numerics=None, threads=None):
     OSError
         if it cannot be read.
     """
+    return load_with_training(path, backend=backend, numerics=numerics, threads=threads)[0]
+
+
+def load_with_training(path, **options):
+    """As `load`: (the model, the state of its training or None, the arrays of this state)."""
     import json
 
     from safetensors import SafetensorError, safe_open
@@ -99,11 +106,13 @@ def load(path, *, backend="auto", numerics=None, threads=None):
         raise CheckpointError(
             f"{path}: format version {metadata.get('version')!r}; this program reads {VERSION!r}"
         )
+    arrays = {name[len(TRAINING) :]: tensors.pop(name) for name in [*tensors] if name.startswith(TRAINING)}
     try:
         config = GPTConfig(**json.loads(metadata["config"]))
         tokenizer, train_config = json.loads(metadata["tokenizer"]), json.loads(metadata["train_config"])
-        tokenizer = tokenizer and Tokenizer(**tokenizer)
+        tokenizer = tokenizer and tokenizer_of(tokenizer)
         train_config = train_config and TrainConfig(**train_config)
+        state = json.loads(metadata.get("training", "null"))
         checksum = metadata["crc32"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {error})") from None
@@ -115,13 +124,13 @@ def load(path, *, backend="auto", numerics=None, threads=None):
         or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()
     ):
         raise CheckpointError(f"{path}: its tensors are not those of its configuration")
-    model = GPT(config, tokenizer, dtype=dtypes.pop(), backend=backend, numerics=numerics, threads=threads)
+    model = GPT(config, tokenizer, dtype=dtypes.pop(), **options)
     for name, tensor in tensors.items():
         model.tensors[name][:] = tensor
-    if _checksum(metadata, model.parameters) != checksum:
+    if _checksum(metadata, model.parameters, arrays) != checksum:
         raise CheckpointError(f"{path}: damaged: the content does not match its checksum")
     model.train_config = train_config
-    return model
+    return model, state, arrays
 
 
 def check_writable(path):
@@ -149,22 +158,37 @@ def check_writable(path):
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "Not a regular file", path)
     try:
-        with _temporary_beside(target) as (_, descriptor):
+        with temporary_beside(target) as (_, descriptor):
             os.close(descriptor)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None  # rather than the temporary file's name
     return target
 
 
-def _checksum(metadata, parameters):
+def replace_file(path, content):
+    """Write bytes to a file, which holds what it held before or all of them, whatever happens."""
+    with temporary_beside(path) as (temporary, descriptor):
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    _sync_folder(os.path.dirname(path))
+
+
+def _checksum(metadata, parameters, arrays):
     from zlib import crc32
 
     text = metadata["config"] + metadata["tokenizer"] + metadata["train_config"]
-    return str(crc32(parameters, crc32(text.encode())))
+    text += metadata.get("training", "")
+    total = crc32(parameters, crc32(text.encode()))
+    for name in sorted(arrays):
+        total = crc32(np.ascontiguousarray(arrays[name]), total)
+    return str(total)
 
 
 @contextmanager
-def _temporary_beside(path):
+def temporary_beside(path):
     """A new file in the same folder: (its path, an open descriptor); removed at the end if still there."""
     temporary = os.path.join(os.path.dirname(path), f".{FORMAT}-{os.getpid()}-{os.urandom(6).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

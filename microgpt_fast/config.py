@@ -7,8 +7,11 @@ from dataclasses import dataclass, fields
 ACTIVATIONS = ("relu", "relu2")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 BOS_PLACES = ("last", "first")
+DATA_MODES = ("lines", "stream", "auto")
 DTYPES = ("float32", "float64")
 NUMERICS = ("exact", "fast")
+SCHEDULES = ("linear", "cosine", "constant")
+TOKENIZERS = ("char", "byte")
 MAX_SIZE = 2**31 - 1  # the kernels index tokens and lengths with 32 bits
 MAX_STEPS = 2**53  # step / num_steps is computed in float64
 MAX_THREADS = 1024
@@ -84,11 +87,31 @@ class TrainConfig:
     Parameters
     ----------
     num_steps, batch_size : int
-        Training steps (0 leaves the initial model) and documents a step.
-    learning_rate : float
-        Of the first step; it falls linearly towards 0 at `num_steps`.
+        Training steps (0 leaves the initial model), and documents or blocks a step.
+    gradient_accumulation_steps : int
+        Batches whose gradients' mean makes one step.
+    learning_rate, min_learning_rate, warmup_steps : float, float, int
+    schedule : {"linear", "cosine", "constant"}
+        See `schedule.learning_rates`.
     beta1, beta2, eps_adam : float
         Adam's constants.
+    weight_decay : float
+        Decoupled, as in AdamW, of all parameters: all are matrices, embeddings among them.
+    grad_clip : float
+        Largest norm of the whole gradient, which is scaled down to it; 0 for none.
+    data_mode, tokenizer : {"lines", "stream", "auto"}, {"char", "byte"}
+        See `load_corpus`.
+    val_fraction : float
+        Part of the data that is held out: of the different documents, or the end of the stream.
+    eval_interval : int
+        Steps from one validation, over all that is held out, to the next; 0 for one at the end only.
+    target_loss : float, optional
+        Training ends with the first validation loss that is at most this.
+    patience : int
+        Training ends when so many validations in a row were not better than the best; 0 for never.
+    time_budget : float or str, optional
+        Seconds ("60s", "10m") that the training should take: its speed is measured first, then `num_steps` is
+        fixed.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool
@@ -114,10 +137,23 @@ class TrainConfig:
 
     num_steps: int = 1000
     batch_size: int = 1
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 0.01
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "linear"
     beta1: float = 0.85
     beta2: float = 0.99
     eps_adam: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 0.0
+    data_mode: str = "lines"
+    tokenizer: str = "char"
+    val_fraction: float = 0.0
+    eval_interval: int = 0
+    target_loss: float | None = None
+    patience: int = 0
+    time_budget: float | None = None
     init_std: float = 0.08
     zero_init: bool = False
     temperature: float = 0.5
@@ -132,11 +168,14 @@ class TrainConfig:
     def __post_init__(self):
         _set(self, "num_steps", _integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
         _set(self, "batch_size", _integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
-        _set(self, "num_samples", _integer("num_samples", self.num_samples, low=0))
+        name = "gradient_accumulation_steps"
+        _set(self, name, _integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+        for name in ("num_samples", "warmup_steps", "eval_interval", "patience"):
+            _set(self, name, _integer(name, getattr(self, name), low=0, high=MAX_STEPS))
         _set(self, "seed", _integer("seed", self.seed))
-        for name in ("learning_rate", "init_std"):
+        for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip", "init_std"):
             _set(self, name, _number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "val_fraction"):
             _set(
                 self, name, _number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1)
             )
@@ -145,6 +184,19 @@ class TrainConfig:
         if not isinstance(self.zero_init, bool):
             raise UsageError(f"zero_init must be True or False, not {self.zero_init!r}")
         _choice("bos", self.bos, BOS_PLACES)
+        _choice("schedule", self.schedule, SCHEDULES)
+        _choice("data_mode", self.data_mode, DATA_MODES)
+        _choice("tokenizer", self.tokenizer, TOKENIZERS)
+        if self.target_loss is not None:
+            _set(
+                self, "target_loss", _number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0)
+            )
+        if self.time_budget is not None:
+            seconds = _number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
+            _set(self, "time_budget", seconds)
+        for name in ("eval_interval", "target_loss", "patience"):
+            if getattr(self, name) and not self.val_fraction:
+                raise UsageError(f"{name} needs data to validate with: a val_fraction above 0")
         _set(
             self,
             "dtype",
@@ -158,22 +210,6 @@ class TrainConfig:
             _set(self, "threads", _integer("threads", self.threads, low=1, high=MAX_THREADS))
 
 
-# name -> (fields of GPTConfig, fields of TrainConfig) that differ from their defaults
-PRESETS = {
-    "microgpt": ({}, {}),
-    "first-revision": (
-        {"block_size": 8, "activation": "relu2"},
-        {
-            "num_steps": 500,
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "init_std": 0.02,
-            "zero_init": True,
-            "temperature": 0.6,
-            "bos": "first",
-        },
-    ),
-}
 MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size")
 TRAIN_OPTIONS = tuple(field.name for field in fields(TrainConfig))
 
@@ -184,7 +220,7 @@ def resolve(preset="microgpt", **options):
     Parameters
     ----------
     preset : str
-        A key of `PRESETS`.
+        A key of `presets.PRESETS`.
     **options
         Fields of `GPTConfig` (`vocab_size` excepted: the data decide it) and of `TrainConfig`.
 
@@ -198,10 +234,18 @@ def resolve(preset="microgpt", **options):
     UsageError
         for an unknown name, or a value that is not allowed (also of the model's).
     """
+    from .presets import PRESETS
+
     _choice("preset", preset, PRESETS)
     for name in options:
         _choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
+    if options.get("num_steps") is not None:
+        if options.get("time_budget") is not None:
+            raise UsageError(
+                "give num_steps or time_budget, not both: the budget decides the number of steps"
+            )
+        train_fields.pop("time_budget", None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 
@@ -257,6 +301,16 @@ def _number(name, value, condition, holds):
     if not (math.isfinite(number) and holds(number)):
         raise UsageError(f"{name} must be a finite number {condition}, not {value!r}")
     return number
+
+
+def _seconds(value):
+    if not isinstance(value, str):
+        return value
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(value) if value[-1:] not in units else float(value[:-1]) * units[value[-1]]
+    except ValueError:
+        raise UsageError(f"time_budget must be seconds, or like 60s, 10m, 1h, not {value!r}") from None
 
 
 def _temperature(value):

@@ -109,7 +109,7 @@ class GPT:
         return logits
 
 
-def resolve_numerics(numerics, dtype, batch_size, backend):
+def resolve_numerics(numerics, dtype, batch_size, backend, is_plain=True):
     """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" is not.
 
     Exact numerics are float64's default. They need a backend that has them, and one document a step; where
@@ -123,6 +123,8 @@ def resolve_numerics(numerics, dtype, batch_size, backend):
         As in `TrainConfig`.
     backend : module
         As backends.load() returns it.
+    is_plain : bool
+        Whether steps are the original's: no accumulation, clipping or weight decay.
 
     Returns
     -------
@@ -141,6 +143,8 @@ def resolve_numerics(numerics, dtype, batch_size, backend):
         reason = f"the {backends.name_of(backend)} backend has no exact numerics"
     elif batch_size != 1:
         reason = f"exact numerics need batch_size 1, not {batch_size}"
+    elif not is_plain:
+        reason = "exact numerics have no gradient accumulation, grad_clip or weight_decay"
     else:
         return numerics or "exact", None
     if numerics == "exact":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .config import UsageError
-from .data import read_text
+from .text import read_text
 
 RUNNER = Path(__file__).with_name("original_runner.py")
 CONSTANTS = {

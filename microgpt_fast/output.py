@@ -20,6 +20,7 @@ class Stdout:
     ----------
     survives_pipe : bool
         When the reader of a pipe goes away, work on without output rather than end.
+    is_terminal : bool
     """
 
     def __init__(self):
@@ -29,7 +30,7 @@ class Stdout:
             self._bytes = open(self._stream.fileno(), "wb", closefd=False)
         except OSError:  # a stand-in for stdout
             self._bytes = self._stream.buffer
-        self._is_terminal = self._stream.isatty()
+        self.is_terminal = self._stream.isatty()
         self._drawn = float("-inf")
         self._width = 0
         self._pending = ""
@@ -42,7 +43,7 @@ class Stdout:
     def steps(self, step, num_steps, losses):
         r"""Write the lines, each ended by "\r", of the steps up to `step`, of which these are the losses."""
         first = step - len(losses) + 1
-        if not self._is_terminal:
+        if not self.is_terminal:
             values = [value for pair in zip(range(first, step + 1), losses.tolist()) for value in pair]
             self.write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
             self.flush()
@@ -58,15 +59,26 @@ class Stdout:
             self.flush()
             self._drawn, self._width, self._pending = perf_counter(), len(self._pending), ""
 
-    def samples(self, texts):
-        """Write samples as they are drawn."""
+    def samples(self, texts, is_long=False):
+        """Write samples as they are drawn.
+
+        Parameters
+        ----------
+        texts : iterable of iterable of str
+            The pieces of each sample.
+        is_long : bool
+            Whether each begins on a line of its own.
+        """
         self.flush()
         flushed = perf_counter()
-        for index, text in enumerate(texts, 1):
-            self.write(f"sample {index:2d}: {text}\n")
-            if perf_counter() - flushed >= REDRAW_SECONDS:
-                self.flush()
-                flushed = perf_counter()
+        for index, pieces in enumerate(texts, 1):
+            self.write(f"sample {index:2d}: " + "\n" * is_long)
+            for piece in pieces:
+                self.write(piece)
+                if perf_counter() - flushed >= REDRAW_SECONDS:
+                    self.flush()
+                    flushed = perf_counter()
+            self.write("\n")
 
     def flush(self):
         """Hand over what was written."""

@@ -1,10 +1,9 @@
-"""Characters to token ids and back."""
+"""Text to token ids and back: by character, or by byte."""
 
 import numpy as np
 
 from .config import BOS_PLACES, UsageError
-
-CODE_POINTS = 0x110000  # of Unicode
+from .text import code_points
 
 
 class Tokenizer:
@@ -27,9 +26,10 @@ class Tokenizer:
     vocab_size : int
     """
 
+    kind = "char"
+
     def __init__(self, chars, bos="last"):
-        if bos not in BOS_PLACES:
-            raise UsageError(f"bos must be one of {', '.join(BOS_PLACES)}, not {bos!r}")
+        _check_bos(bos)
         self.chars = "".join(sorted(set(chars)))
         self.bos_place = bos
         self.bos = len(self.chars) if bos == "last" else 0
@@ -84,17 +84,80 @@ class Tokenizer:
             raise IndexError(f"token ids must lie in 0 ... {len(symbols) - 1}, not {min(ids)} ... {max(ids)}")
         return "".join([symbols[i] for i in ids])
 
+    def decoder(self):
+        """A function of one id after another: the text that each completes."""
+        return lambda token: self._symbols[token]
 
-def code_points(text):
-    """Code points of a text: uint32 array [len(text)].
+    def constants(self):
+        """What `tokenizer_of` makes the same tokenizer from."""
+        return {"chars": self.chars, "bos": self.bos_place}
+
+
+class ByteTokenizer:
+    """A token id for each of the 256 bytes of UTF-8, and one for the beginning of a sequence.
+
+    It reads and writes any text, at one to four tokens a character.
+
+    Parameters
+    ----------
+    bos : {"last", "first"}
+        See `Tokenizer`, also for the attributes and methods.
+    """
+
+    kind = "byte"
+    vocab_size = 257
+
+    def __init__(self, bos="last"):
+        _check_bos(bos)
+        self.bos_place = bos
+        self.bos = 256 if bos == "last" else 0
+        self._first = 0 if bos == "last" else 1
+
+    def encode_codes(self, codes):
+        """Token ids of an array of bytes: int32."""
+        return codes.astype(np.int32) + np.int32(self._first)
+
+    def encode(self, text):
+        """Token ids of a text, without any beginning-of-sequence token: int32 array, one a byte of UTF-8."""
+        code_points(text)  # refuses half a surrogate pair
+        return self.encode_codes(np.frombuffer(text.encode(), np.uint8))
+
+    def decode(self, ids):
+        """The text of an iterable of token ids; what is not UTF-8 becomes U+FFFD."""
+        decode = self.decoder()
+        return "".join([decode(token) for token in np.asarray(ids).tolist()]) + decode(self.bos)
+
+    def decoder(self):
+        """A function of one id after another: the text that each completes; bos completes all."""
+        from codecs import getincrementaldecoder
+
+        decoder = getincrementaldecoder("utf-8")("replace")
+
+        def decode(token):
+            if not 0 <= token < self.vocab_size:
+                raise IndexError(f"token ids must lie in 0 ... {self.vocab_size - 1}, not {token}")
+            is_bos = token == self.bos
+            return decoder.decode(b"" if is_bos else bytes([token - self._first]), is_bos)
+
+        return decode
+
+    def constants(self):
+        """What `tokenizer_of` makes the same tokenizer from."""
+        return {"bytes": True, "bos": self.bos_place}
+
+
+def tokenizer_of(constants):
+    """The tokenizer whose `constants()` these are.
 
     Raises
     ------
-    UsageError
-        for half of a surrogate pair, which is no character and which UTF-8 cannot write.
+    TypeError, ValueError
+        if they are none's.
     """
-    try:
-        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        raise UsageError(f"the text holds a lone surrogate (U+{code:04X}, at index {error.start})") from None
+    constants = dict(constants)
+    return ByteTokenizer(**constants) if constants.pop("bytes", False) else Tokenizer(**constants)
+
+
+def _check_bos(bos):
+    if bos not in BOS_PLACES:
+        raise UsageError(f"bos must be one of {', '.join(BOS_PLACES)}, not {bos!r}")

@@ -1,18 +1,32 @@
 """Training: the data once, then chunks of steps."""
 
 import os
+from collections import namedtuple
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
 from . import backends
+from .batches import make_batches
 from .config import UsageError, resolve
 from .data import Corpus, load_corpus
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
+from .schedule import learning_rates
 
 CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
 CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
+VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
+NORM_ROW = 4096  # elements of the gradient whose squares are summed in its own type
+
+
+class Steps(namedtuple("Steps", "step losses")):
+    """Some training steps were taken: `step` counts all so far, `losses`, float64 array, are these steps'."""
+
+
+class Evaluation(namedtuple("Evaluation", "step loss is_best")):
+    """A validation: nats a token, the end of a document included; and whether none was better before."""
 
 
 class Trainer:
@@ -22,9 +36,10 @@ class Trainer:
 
     Parameters
     ----------
-    data : path, iterable of str, or Corpus, optional
+    data : path, list of pathlib.Path, iterable of str, or Corpus, optional
         See `load_corpus`; None is the built-in list of first names.
-    preset : {"microgpt", "first-revision"}
+    preset : str
+        A key of `PRESETS`.
     **options
         Any field of `GPTConfig` (but vocab_size) or `TrainConfig`, in place of the preset's.
 
@@ -34,14 +49,19 @@ class Trainer:
         Trained in place.
     config : TrainConfig
     corpus : Corpus
-    order : int64 array
-        The shuffled order of the documents.
+    batches : batches.Lines or batches.Stream
+        What is trained on in which order, and what is held out.
     random : random stream
         After all draws so far: `generate(run.model, random=run.random)` continues it.
+    moments : array [2, P]
+        Adam's.
     step, tokens, seconds : int, int, float
-        Steps taken, tokens predicted in them, and the time that they took.
+        Steps taken, tokens predicted in them, and the time that they and the validations took.
+    evaluations : list of Evaluation
     stopping : bool
-        Set it to end `chunks` before the last step.
+        Set it to end `events` before the last step.
+    ended : str or None
+        Why the training ended before the last step, if by itself.
     note : str or None
         Why a float64 run is not exact, where nobody asked for that.
 
@@ -56,14 +76,24 @@ class Trainer:
     def __init__(self, data=None, *, preset="microgpt", **options):
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
+        self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
         backend = backends.load(config.backend)
-        numerics, self.note = resolve_numerics(config.numerics, config.dtype, config.batch_size, backend)
-        self.corpus = data if isinstance(data, Corpus) else load_corpus(data, config.bos)
+        is_plain = self._is_simple and not config.weight_decay
+        numerics, self.note = resolve_numerics(
+            config.numerics, config.dtype, config.batch_size, backend, is_plain
+        )
+        if not isinstance(data, Corpus):
+            block_size = make_model_config(1).block_size
+            mode, tokenizer = config.data_mode, config.tokenizer
+            data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
+        self.corpus = data
+        if config.data_mode != data.mode:
+            config = self.config = replace(config, data_mode=data.mode)
         model_config = make_model_config(self.corpus.tokenizer.vocab_size)
-        check_memory(model_config, config, self.corpus)
 
         self.random = seeded(config.seed, backend)
-        self.order = self.random.permutation(len(self.corpus))
+        self.batches = make_batches(self.corpus, config, model_config.block_size, self.random, backend)
+        check_memory(model_config, config, self.batches.longest)
         self.model = GPT(
             model_config,
             self.corpus.tokenizer,
@@ -77,56 +107,82 @@ class Trainer:
 
         self.step = self.tokens = 0
         self.seconds = 0.0
+        self.evaluations = []
         self.stopping = False
-        self._moments = np.zeros((2, model_config.num_params), config.dtype)
+        self.moments = np.zeros((2, model_config.num_params), config.dtype)
         self._losses = []
+        self._gradient = None
 
     @property
     def losses(self):
         """The loss of each step so far: float64 array [step]."""
-        return np.concatenate(self._losses) if self._losses else np.empty(0)
+        self._losses = [np.concatenate([np.empty(0), *self._losses])]
+        return self._losses[0]
+
+    @property
+    def order(self):
+        """The shuffled order of the documents that are trained on, int64 array; None for a stream."""
+        return getattr(self.batches, "order", None)
+
+    @property
+    def best(self):
+        """The best validation so far, or None."""
+        return next((event for event in reversed(self.evaluations) if event.is_best), None)
+
+    @property
+    def ended(self):
+        """Why the training ended before its last step, if it did so by itself."""
+        config, best = self.config, self.best
+        if best is None:
+            return None
+        if config.target_loss is not None and best.loss <= config.target_loss:
+            return f"the validation loss {best.loss:.4f} reached the target {config.target_loss}"
+        since = len(self.evaluations) - 1 - self.evaluations.index(best)
+        if config.patience and since >= config.patience:
+            return f"{since} validations were not better than {best.loss:.4f} of step {best.step}"
+        return None
+
+    def restore(self, step, tokens, seconds, losses, evaluations):
+        """Be at a later step: parameters, moments and random stream are the caller's to set."""
+        self.step, self.tokens, self.seconds = step, tokens, seconds
+        self._losses, self.evaluations = [losses], evaluations
 
     def chunks(self):
-        """Train to the last step, and yield after every few steps, about 30 ms of work.
+        """`events`, with nothing but the losses of the steps: float64 arrays."""
+        for event in self.events():
+            if isinstance(event, Steps):
+                yield event.losses
+
+    def events(self):
+        """Train to the last step, and yield after every few steps, about 30 ms of work, and every validation.
 
         Yields
         ------
-        losses : float64 array
-            Of the steps since the last yield.
+        event : Steps or Evaluation
 
         Raises
         ------
         UsageError
             when a loss is not finite.
         """
-        config, corpus, model = self.config, self.corpus, self.model
-        B, block_size = config.batch_size, model.config.block_size
-        adam = (config.beta1, config.beta2, config.eps_adam, 0.0)
-        m, v = self._moments
-        engine = model.engine
+        if self.config.time_budget is not None:
+            self._fix_num_steps()
         count = 1
-        while self.step < config.num_steps and not self.stopping:
+        while True:
+            if self._validation_is_due():
+                event = self._validate()
+                if event is not None:
+                    yield event
+            config = self.config
+            if self.step >= config.num_steps or self.stopping or self.ended:
+                return
             start = perf_counter()
             count = min(count, config.num_steps - self.step)
-            steps = np.arange(self.step, self.step + count)
-            starts, lengths = corpus.batches(self.order, self.step * B, count * B, block_size)
-            learning_rates = config.learning_rate * (1 - steps / config.num_steps)
-            losses = np.empty(count)
-            engine.train_steps(
-                losses,
-                model.parameters,
-                m,
-                v,
-                corpus.tokens,
-                starts,
-                lengths,
-                B,
-                learning_rates,
-                adam,
-                self.step + 1,
-            )
+            if config.eval_interval:
+                count = min(count, config.eval_interval - self.step % config.eval_interval)
+            losses, tokens = self._take_steps(count)
             self.step += count
-            self.tokens += int(lengths.sum())
+            self.tokens += tokens
             self._losses.append(losses)
             elapsed = perf_counter() - start
             self.seconds += elapsed
@@ -137,21 +193,137 @@ class Trainer:
                     f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
                 )
             count = max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / elapsed)))
-            yield losses
+            yield Steps(self.step, losses)
+
+    def validate(self):
+        """The loss over all that is held out: nats a token; None if `stopping` was set meanwhile."""
+        starts, lengths = self.batches.validation
+        model = self.model
+        at_once = max(1, VALIDATION_ROWS // model.config.block_size)
+        if model.numerics == "exact":
+            at_once = 1
+        total = 0.0
+        for first in range(0, len(starts), at_once):
+            if self.stopping:
+                return None
+            part = slice(first, first + at_once)
+            tokens, places = self.corpus.gather(starts[part], lengths[part])
+            losses = model.engine.forward(model.parameters, tokens, places, lengths[part])
+            total += float(losses @ lengths[part])
+        return total / int(lengths.sum())
+
+    def _validation_is_due(self):
+        config = self.config
+        if self.batches.validation is None or not self.step:
+            return False
+        if self.evaluations and self.evaluations[-1].step == self.step:
+            return False
+        is_between = config.eval_interval and self.step % config.eval_interval == 0
+        return is_between or self.step == config.num_steps
+
+    def _validate(self):
+        start = perf_counter()
+        loss = self.validate()
+        self.seconds += perf_counter() - start
+        if loss is None:
+            return None
+        event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
+        self.evaluations.append(event)
+        return event
+
+    def _take_steps(self, count):
+        """The next steps: (their losses, the number of tokens predicted)."""
+        config, model = self.config, self.model
+        sequences = config.batch_size * config.gradient_accumulation_steps
+        starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
+        tokens, starts = self.corpus.gather(starts, lengths)
+        rates = learning_rates(config, np.arange(self.step, self.step + count))
+        adam = (config.beta1, config.beta2, config.eps_adam, config.weight_decay)
+        m, v = self.moments
+        losses = np.empty(count)
+        if self._is_simple:
+            model.engine.train_steps(
+                losses,
+                model.parameters,
+                m,
+                v,
+                tokens,
+                starts,
+                lengths,
+                config.batch_size,
+                rates,
+                adam,
+                self.step + 1,
+            )
+            return losses, int(lengths.sum())
+        for i in range(count):
+            part = slice(i * sequences, (i + 1) * sequences)
+            losses[i], gradient = self._gradient_of(tokens, starts[part], lengths[part])
+            model.backend.adamw_step(
+                model.parameters, m, v, gradient, len(m), rates[i], *adam, self.step + 1 + i
+            )
+        return losses, int(lengths.sum())
+
+    def _gradient_of(self, tokens, starts, lengths):
+        """The mean loss of one step's batches, and its gradient, clipped."""
+        config, model = self.config, self.model
+        if self._gradient is None:
+            self._gradient = np.empty_like(model.parameters)
+        gradient = self._gradient
+        gradient[:] = 0
+        loss = 0.0
+        for first in range(0, len(starts), config.batch_size):
+            part = slice(first, first + config.batch_size)
+            loss += model.engine.backward(
+                gradient, model.parameters, tokens, starts[part], lengths[part]
+            ).mean()
+        count = config.gradient_accumulation_steps
+        factor = 1 / count
+        if config.grad_clip:
+            norm = norm_of(gradient) / count
+            if norm > config.grad_clip:
+                factor *= config.grad_clip / norm
+        if factor != 1:
+            gradient *= gradient.dtype.type(factor)
+        return loss / count, gradient
+
+    def _fix_num_steps(self):
+        """Measure the speed, on copies, and replace the time budget by a number of steps that it allows."""
+        begin = perf_counter()
+        budget, config = self.config.time_budget, self.config
+        kept = [array.copy() for array in (self.model.parameters, self.moments)]
+        times = []
+        while len(times) < 4 or perf_counter() - begin < budget / 40:
+            start = perf_counter()
+            self._take_steps(1)
+            times.append(perf_counter() - start)
+        seconds_a_step = float(np.median(times))
+        if self.batches.validation is not None and config.eval_interval:
+            start = perf_counter()
+            self.validate()
+            seconds_a_step += (perf_counter() - start) / config.eval_interval
+        self.model.parameters[:], self.moments[:] = kept
+        spent = perf_counter() - begin
+        num_steps = max(1, int((0.97 * budget - spent) / seconds_a_step))
+        self.seconds = spent
+        self.config = self.model.train_config = replace(config, num_steps=num_steps, time_budget=None)
 
 
-def train(data=None, *, preset="microgpt", **options):
+def train(data=None, *, preset="microgpt", on_step=None, on_eval=None, **options):
     """Train a model.
 
     Parameters
     ----------
     data, preset, **options
         See `Trainer`.
+    on_step, on_eval : function of (Trainer, event), optional
+        Called after some steps, with `Steps`, and after each validation, with `Evaluation`. Set `stopping`
+        of the Trainer to end the training.
 
     Returns
     -------
     run : Trainer
-        Finished: see run.model, run.losses, run.random.
+        Finished: see run.model, run.losses, run.evaluations, run.random.
 
     Examples
     --------
@@ -160,18 +332,27 @@ def train(data=None, *, preset="microgpt", **options):
     (100,)
     """
     run = Trainer(data, preset=preset, **options)
-    for _ in run.chunks():
-        pass
+    for event in run.events():
+        callback = on_step if isinstance(event, Steps) else on_eval
+        if callback is not None:
+            callback(run, event)
     return run
 
 
-def check_memory(model_config, train_config, corpus):
+def norm_of(gradient):
+    """The Euclidean norm; its bits depend on the values alone (the sum of a threaded BLAS would not)."""
+    whole = len(gradient) // NORM_ROW * NORM_ROW
+    rows, rest = gradient[:whole].reshape(-1, NORM_ROW), gradient[whole:]
+    squares = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64) + np.einsum("i,i->", rest, rest)
+    return float(np.sqrt(squares))
+
+
+def check_memory(model_config, train_config, longest):
     """Refuse, before anything is allocated, what this machine's memory cannot hold.
 
     Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
     fails later is a MemoryError, but most systems rather end a process that uses more than there is.
     """
-    longest = int(min(np.diff(corpus.offsets).max() - 1, model_config.block_size))
     rows = train_config.batch_size * longest
     activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
     needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize

@@ -12,6 +12,7 @@ import pytest
 
 import microgpt_fast
 from microgpt_fast import checkpoint, cli
+from microgpt_fast.commands import common
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 HEADER = "\n--- inference (new, hallucinated names) ---\n"
@@ -157,13 +158,13 @@ def test_version_and_help(run):
     code, out, _ = run("--help")
     assert code == 0 and "examples:" in out
     code, out, _ = run("train", "--help")
-    assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in cli.CONSTANTS)
+    assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in common.CONSTANTS)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("", "train, sample, verify, bench, info"),
+        ("", "train, sample, score, plot, data, verify, bench, info"),
         ("trian", "trian"),
         ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
         ("train extra", "unknown argument extra"),
@@ -186,7 +187,7 @@ def test_version_and_help(run):
         ("train --batch-size 2 --numerics exact", "exact numerics"),
         ("train --threads 0", "threads must be at least 1"),
         ("train --data missing", "cannot read missing: No such file"),
-        ("train --data folder", "cannot read folder: Is a directory"),
+        ("train --data folder", "folder: no documents: a folder without files"),
         ("train --data empty", "empty: no documents"),
         ("train --data blank", "blank: no documents"),
         ("train --data binary", "binary: not UTF-8 text: byte 0xff at offset 2"),

@@ -60,7 +60,7 @@ def test_every_constant_of_a_preset_can_be_replaced():
     }
     make_model, resolved = resolve("first-revision", **model, **train)
     assert make_model(4) == GPTConfig(4, **model)
-    assert dataclasses.asdict(resolved) == train
+    assert dataclasses.asdict(resolved) == {**dataclasses.asdict(TrainConfig()), **train}
 
 
 def test_numbers_of_numpy_become_plain():

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from microgpt_fast import data
-from microgpt_fast.data import Corpus, DataError, load_corpus
+from microgpt_fast import text as reading
+from microgpt_fast.data import load_corpus
+from microgpt_fast.text import DataError
 
 SPACES = "".join(chr(code) for code in range(0x110000) if chr(code).isspace())
 NASTY = [
@@ -37,7 +38,7 @@ def write(tmp_path):
 @pytest.mark.parametrize("piece", [1, 5, 1 << 20])
 @pytest.mark.parametrize("text", NASTY)
 def test_documents_are_the_stripped_lines_that_a_text_file_iterates(text, piece, write, monkeypatch):
-    monkeypatch.setattr(data, "PIECE", piece)
+    monkeypatch.setattr(reading, "PIECE", piece)
     path = write(text)
     with open(path, encoding="utf-8") as lines:
         expected = [line.strip() for line in lines if line.strip()]
@@ -72,7 +73,7 @@ def test_the_built_in_names():
 def test_the_longest_piece_does_not_change_a_corpus(shared, monkeypatch):
     path = shared / "data" / "tinyshakespeare.txt"
     whole = load_corpus(path)
-    monkeypatch.setattr(data, "PIECE", 1000)
+    monkeypatch.setattr(reading, "PIECE", 1000)
     pieces = load_corpus(str(path))
     assert np.array_equal(whole.tokens, pieces.tokens) and np.array_equal(whole.offsets, pieces.offsets)
     assert documents_of(whole) == [line.strip() for line in open(path, encoding="utf-8") if line.strip()]
@@ -114,10 +115,10 @@ def test_unusable_documents_are_refused(documents, message):
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_corpus(tmp_path / "missing")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(DataError, match="no documents: a folder without files"):
         load_corpus(tmp_path)
 
 
 def test_a_corpus_of_one_character():
-    corpus = Corpus(np.array([97], np.uint32), np.array([1]))
+    corpus = load_corpus(["a"])
     assert corpus.tokens.tolist() == [1, 0, 1] and corpus.tokenizer.vocab_size == 2

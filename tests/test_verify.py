@@ -287,7 +287,7 @@ def test_what_is_refused_is_never_executed(run, tmp_path):
 
 def test_a_difference_from_the_original_is_found(microgpt, words):
     verification = Verification(words, original=read(microgpt()), numerics="fast", compare_steps=2)
-    verification.trainer.order = verification.trainer.order[::-1].copy()
+    verification.trainer.batches.order = verification.trainer.order[::-1].copy()
     list(verification.lines())
     assert {"loss", "loss in training", "gradient"} <= set(verification.wrong[1])
 

@@ -1,0 +1,82 @@
+"""Trainings in files: stopped, and continued as if they never were, bit for bit."""
+
+from dataclasses import asdict
+from zlib import crc32
+
+import numpy as np
+
+from .checkpoint import CheckpointError, load_with_training, save
+from .config import MODEL_OPTIONS
+from .training import Evaluation, Trainer
+
+LOOKED_AT = 1 << 22  # tokens at each end of the data by which other data are recognised
+
+
+def save_training(trainer, path):
+    """Write a training's whole state to a file, as `checkpoint.save` does; the file is a model's too.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Between two events.
+    path : path
+    """
+    state = {
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": trainer.seconds,
+        "evaluations": [[event.step, event.loss, event.is_best] for event in trainer.evaluations],
+        "random": trainer.random.getstate(),
+        "data": fingerprint(trainer.corpus),
+    }
+    m, v = trainer.moments
+    save(trainer.model, path, (state, {"m": m, "v": v, "losses": trainer.losses}))
+
+
+def resume_training(path, data=None, **options):
+    """The Trainer that `save_training` saw, ready to go on.
+
+    Parameters
+    ----------
+    path : path
+    data : as for `Trainer`
+        The same as before.
+    **options
+        Some may change: `threads` and `num_samples`, which change no bit of the training; `num_steps`, to go
+        on for longer (the schedule then is that of the longer training), and the like.
+
+    Raises
+    ------
+    CheckpointError
+        for a file that holds no training, or other data.
+    """
+    model, state, arrays = load_with_training(path, backend="numpy", numerics="fast")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: a model, but not the state of a training")
+    constants = asdict(model.train_config)
+    constants.update({name: getattr(model.config, name) for name in MODEL_OPTIONS})
+    trainer = Trainer(data, **{**constants, **options})
+    if state.get("data") != fingerprint(trainer.corpus):
+        raise CheckpointError(f"{path}: the training had other data")
+    try:
+        trainer.model.parameters[:] = model.parameters
+        trainer.moments[:] = arrays["m"], arrays["v"]
+        trainer.restore(
+            int(state["step"]),
+            int(state["tokens"]),
+            float(state["seconds"]),
+            arrays["losses"],
+            [Evaluation(*event) for event in state["evaluations"]],
+        )
+        version, words, gauss = state["random"]
+        trainer.random.setstate((version, tuple(words), gauss))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+    return trainer
+
+
+def fingerprint(corpus):
+    """A few numbers by which a corpus is known again."""
+    tokens = corpus.tokens
+    ends = [np.ascontiguousarray(part, np.int32) for part in (tokens[:LOOKED_AT], tokens[-LOOKED_AT:])]
+    return [len(tokens), len(corpus), corpus.mode, *map(crc32, ends)]
