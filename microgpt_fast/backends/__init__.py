@@ -7,7 +7,7 @@ for, the best first.
 import importlib
 import sys
 
-BACKENDS = {"cython": "cython_backend", "numpy": "numpy_backend"}
+BACKENDS = {"cython": "cython_backend", "numba": "numba_backend", "numpy": "numpy_backend"}
 
 
 class BackendError(RuntimeError):
