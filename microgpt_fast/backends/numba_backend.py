@@ -108,7 +108,7 @@ def _jit(**options):
 
 
 _helper = _jit()
-_inline = _jit(forceinline=True)
+_inline = _jit(inline="always")
 
 
 def _kernel(function):
@@ -244,7 +244,7 @@ DEPTH = 256  # rows of a panel that is transposed on the stack
 DEPTH_SIZE = DEPTH * LARGEST_PANEL
 
 
-@_helper
+@_inline
 def _gemm_transposed(mode, M, N, K, a, ai, ak, w, ld_w, c, ld_c):
     """C (mode)= A w^T for w [N, K]: sums over K are cut into blocks of DEPTH, the later ones added to the first."""
     n = lanes(c)
@@ -445,7 +445,7 @@ SCORES_SIZE = KEYS * QUERY_SIZE
 TRANSPOSED_SIZE = HEAD_DEPTH * QUERY_SIZE
 
 
-@_helper
+@_inline
 def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys, keys, D, scale, keep):
     """block [keys, queries] = keys_of times the scaled queries, both D deep. `transposed` [depth, queries] is filled
     unless it is to be kept, and reaches as far as D."""
@@ -944,7 +944,7 @@ def _times_transposed(mode, rows, O, K, x, ld_x, packed, y, ld_y):
     _gemm_aux(mode, rows, _padded(O, lanes(y)), K, x, ld_x, 1, packed, 0, 2 * lanes(y) * K, y, ld_y, y, 0)
 
 
-@_helper
+@_inline
 def _embed_rows(w, s, tokens, positions, first, rows, at):
     C, ld = at.C, at.ld_c
     x, h0 = s + (at.x + first * ld), s + (at.h0 + first * ld)
@@ -956,7 +956,7 @@ def _embed_rows(w, s, tokens, positions, first, rows, at):
         store(x, i, load(h0, i))
 
 
-@_helper
+@_inline
 def _qkv_rows(s, layer, first, rows, at):
     """qkv = rms(x) wqkv^T"""
     C, ld = at.C, at.ld_c
@@ -966,7 +966,7 @@ def _qkv_rows(s, layer, first, rows, at):
     _times_transposed(STORE, rows, 3 * C, C, h1, ld, packed, y + (at.qkv + first * at.ld_3c), at.ld_3c)
 
 
-@_helper
+@_inline
 def _block_rows(s, layer, first, rows, at):
     """x = x + o wo^T,  x = x + f(rms(x) fc1^T) fc2^T"""
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
@@ -988,7 +988,7 @@ def _head_rows(s, first, rows, at):
     _times_transposed(STORE, rows, at.V, at.C, x, at.ld_c, s + at.packed, logits, at.ld_v)
 
 
-@_helper
+@_inline
 def _forward(w, s, rows, N, B, at):
     tokens, positions, cu_seqlens = rows + at.tokens, rows + at.positions, rows + at.cu_seqlens
     C, D, ld, ld_3c, H = at.C, at.D, at.ld_c, at.ld_3c, at.H
@@ -1015,7 +1015,7 @@ def _forward(w, s, rows, N, B, at):
                 _attention_head(o, ld, lse, H, q, q + C, q + 2 * C, ld_3c, T, D, 1 / math.sqrt(D), 0.0)
 
 
-@_helper
+@_inline
 def _loss_rows(s, targets, first, rows, at):
     """Logits become their gradient, row_loss the loss."""
     V, n = at.V, lanes(s)
@@ -1040,7 +1040,7 @@ def _weight_gradient(mode, O, K, N, dy, ld_dy, x, ld_x, grads):
     _gemm(mode, O, K, N, dy, 1, ld_dy, x, ld_x, grads, K)
 
 
-@_helper
+@_inline
 def _block_backward(w, s, layer, first, rows, at):
     """Inverts _block_rows, from dx down to d_o."""
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
@@ -1057,7 +1057,7 @@ def _block_backward(w, s, layer, first, rows, at):
     _gemm(STORE, rows, C, C, dx1, ld, 1, w_layer + 3 * C * C, C, d_o, ld)
 
 
-@_helper
+@_inline
 def _qkv_backward(w, s, layer, first, rows, at):
     """Inverts _qkv_rows, from dqkv (and dx1) down to dx."""
     C, ld, row = at.C, at.ld_c, first * at.ld_c
@@ -1067,7 +1067,7 @@ def _qkv_backward(w, s, layer, first, rows, at):
     _rmsnorm_rows_backward(s + (at.dx + row), s + (at.dx1 + row), dh, h1, True, pointer(None, s), rstd1, ld, rows, C)
 
 
-@_helper
+@_inline
 def _layer_gradients(s, layer, N, mode, grads, at):
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
     y, to = s + (at.layer + layer * at.layer_size), grads + (at.w_layer + layer * at.w_size)
@@ -1077,7 +1077,7 @@ def _layer_gradients(s, layer, N, mode, grads, at):
     _weight_gradient(mode, C, F, N, s + at.dx, ld, y + at.a, ld_f, to + (4 * C * C + F * C))
 
 
-@_helper
+@_inline
 def _backward(w, s, rows, N, B, mode, grads, at):
     """grads (mode: STORE or ADD)= the gradient of the losses' weighted sum"""
     tokens, targets, positions = rows + at.tokens, rows + at.targets, rows + at.positions
@@ -1124,7 +1124,7 @@ def _backward(w, s, rows, N, B, mode, grads, at):
         _add_rows(position, position, dx, C)
 
 
-@_helper
+@_inline
 def _first_bad_document(tokens, starts, lengths, documents, size, at):
     for i in range(documents):
         if not 1 <= lengths[i] <= at.T or starts[i] < 0 or starts[i] >= size - lengths[i]:
@@ -1136,7 +1136,7 @@ def _first_bad_document(tokens, starts, lengths, documents, size, at):
     return -1
 
 
-@_helper
+@_inline
 def _pack_batch(s, rows, tokens, starts, lengths, B, at):
     """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many rows."""
     row = 0
@@ -1152,7 +1152,7 @@ def _pack_batch(s, rows, tokens, starts, lengths, B, at):
     return row
 
 
-@_helper
+@_inline
 def _document_losses(losses, s, lengths, B, at):
     """losses[b] = mean of the document's row losses; returns their mean. losses may be 0."""
     row, total = at.row_loss, 0.0
