@@ -67,20 +67,20 @@ HAS_EXACT = False
 
 
 def _cache_directory():
-    """Where the compiled functions are kept: a folder named by these sources, in the first of these that is writable:
-    NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files. None if there is none."""
+    """Where the compiled functions are kept, or None: a folder named by these sources, in the first of these that can
+    be written to: NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files."""
     sources = (Path(__file__), Path(numba_simd.__file__))
     name = "numba-" + hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    if config.CACHE_DIR:
-        return str(Path(config.CACHE_DIR, "microgpt_fast", name))
-    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     user = os.getuid() if hasattr(os, "getuid") else None
-    for parent in (Path(home, "microgpt_fast"), Path(tempfile.gettempdir(), f"microgpt_fast-{user}")):
+    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    for folder in (config.CACHE_DIR, caches, os.path.join(tempfile.gettempdir(), f"cache-{user}")):
+        if not os.path.isabs(folder):
+            continue
+        parent = Path(folder, "microgpt_fast")
         try:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=parent):
-                pass
-            about = parent.stat()
+                about = parent.stat()
         except OSError:
             continue
         # what is loaded from a cache is run: nobody else may have put it there
@@ -988,7 +988,7 @@ def _head_rows(s, first, rows, at):
     _times_transposed(STORE, rows, at.V, at.C, x, at.ld_c, s + at.packed, logits, at.ld_v)
 
 
-@_inline
+@_helper
 def _forward(w, s, rows, N, B, at):
     tokens, positions, cu_seqlens = rows + at.tokens, rows + at.positions, rows + at.cu_seqlens
     C, D, ld, ld_3c, H = at.C, at.D, at.ld_c, at.ld_3c, at.H
@@ -1077,7 +1077,7 @@ def _layer_gradients(s, layer, N, mode, grads, at):
     _weight_gradient(mode, C, F, N, s + at.dx, ld, y + at.a, ld_f, to + (4 * C * C + F * C))
 
 
-@_inline
+@_helper
 def _backward(w, s, rows, N, B, mode, grads, at):
     """grads (mode: STORE or ADD)= the gradient of the losses' weighted sum"""
     tokens, targets, positions = rows + at.tokens, rows + at.targets, rows + at.positions

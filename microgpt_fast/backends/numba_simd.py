@@ -43,9 +43,8 @@ def _cpu_features():
     """Names of the features that Numba compiles for."""
     if config.CPU_FEATURES is not None:
         return {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
-    if config.CPU_NAME not in (None, "host", llvmlite.binding.get_host_cpu_name()):
-        return set()  # a name alone tells nothing that can be asked
-    return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+    features = llvmlite.binding.get_host_cpu_features()
+    return {name for name in features if features[name] and (config.ENABLE_AVX or not name.startswith("avx"))}
 
 
 _FEATURES = _cpu_features()
@@ -592,7 +591,8 @@ def _control_register(b, name, pointer):
 def denormals_flush(typing):
     """Let denormal numbers count as 0, where they cost a hundred cycles; returns what `denormals_restore` takes.
 
-    The setting is the thread's, so restore it before the jitted function returns.
+    The setting is the thread's: restore it before the jitted function returns. It holds for loops and calls in between;
+    a single operation LLVM may move past it.
     """
 
     def emit(context, b, sig, a):
