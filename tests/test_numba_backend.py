@@ -115,6 +115,29 @@ def test_kernels_can_be_called_from_jitted_code():
     np.testing.assert_allclose(x, wanted, rtol=1e-14)
 
 
+OWN_CODE = """
+import numba, numpy as np
+from microgpt_fast.backends.numba_backend import gemm_nt
+
+@numba.njit(cache=True)
+def gram(c, x):
+    return gemm_nt(c, x, x, x.shape[0], x.shape[0], x.shape[1], c.shape[0], x.shape[1], x.shape[1], 0)
+
+x = np.arange(6.0).reshape(2, 3)
+c = np.empty((2, 2))
+gram(c, x)
+print(np.array_equal(c, x @ x.T), sum(gram.stats.cache_hits.values()))
+"""
+
+
+def test_own_cached_code_works_in_a_second_process(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    program = "import runpy, sys; runpy.run_path(sys.argv[1])"
+    for hits in (0, 1):
+        out, _ = python(program, str(tmp_path / "own.py"), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert out == f"True {hits}\n"
+
+
 def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel

@@ -432,146 +432,119 @@ def linear_backward(dx, dw, dy, x, w, N, C, O, accumulate_dx):
 
 # ---- attention
 #
-# In blocks of queries and KEYS keys on the stack: memory does not grow with the length (streaming softmax: Dao et al.
-# 2022, arXiv:2205.14135). Score blocks are kept transposed, s[key][query]: a query is a lane, and the softmax over
-# keys needs no sums across lanes. A query block is QUERY_VECTORS vectors; blocks lie at fixed places of their
-# document, so that a row's bits depend on its own document alone.
+# In blocks of one vector of queries and KEYS keys on the stack: memory does not grow with the length (streaming softmax:
+# Dao et al. 2022, arXiv:2205.14135). Score blocks are kept transposed, s[key][query]: a query is a lane, and the softmax
+# over keys needs no sums across lanes. Blocks lie at fixed places of their document, so that a row's bits depend on its
+# own document alone.
 
-QUERY_VECTORS = 2
 KEYS = 64
 HEAD_DEPTH = 128  # of a head's width that is transposed at a time
-QUERY_SIZE = QUERY_VECTORS * VECTOR_BYTES // 4
-SCORES_SIZE = KEYS * QUERY_SIZE
-TRANSPOSED_SIZE = HEAD_DEPTH * QUERY_SIZE
+MOST_LANES = VECTOR_BYTES // 4
+SCORES_SIZE = KEYS * MOST_LANES
+TRANSPOSED_SIZE = HEAD_DEPTH * MOST_LANES
 
 
 @_inline
 def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys, keys, D, scale, keep):
-    """block [keys, queries] = keys_of times the scaled queries, both D deep. `transposed` [depth, queries] is filled
+    """block [keys, n] = keys_of times the scaled queries, both D deep. `transposed` [depth, n], the queries, is filled
     unless it is to be kept, and reaches as far as D."""
     n = lanes(block)
-    width = QUERY_VECTORS * n
     for d in range(0, D, HEAD_DEPTH):
         depth = min(HEAD_DEPTH, D - d)
         if not keep or D > HEAD_DEPTH:
-            for j in range(0, rows, n):
-                for c in range(0, depth, n):
-                    count = min(n, depth - c)
-                    corner = queries + (j * ld_queries + d + c)
-                    tile = load_transposed(corner, ld_queries, min(n, rows - j) - 1, count)
-                    store_tile(transposed + (c * width + j), width, count - 1, tile * scale)
-        mode = ADD if d else STORE
-        _gemm(mode, keys, _padded(rows, n), depth, keys_of + d, ld_keys, 1, transposed, width, block, width)
+            for c in range(0, depth, n):
+                count = min(n, depth - c)
+                tile = load_transposed(queries + (d + c), ld_queries, rows - 1, count)
+                store_tile(transposed + c * n, n, count - 1, tile * scale)
+        _gemm(ADD if d else STORE, keys, n, depth, keys_of + d, ld_keys, 1, transposed, n, block, n)
 
 
 @_inline
-def _mask_scores(s, first_query, rows, first_key, keys, slope):
+def _mask_scores(s, first_query, first_key, keys, slope):
     """s -= slope * (query - key); keys after the query become -infinity"""
     n = lanes(s)
     for i in range(0 if slope != 0 else max(0, first_query - first_key), keys):
-        for j in range(0, rows, n):
-            at = i * (QUERY_VECTORS * n) + j
-            distance = lane_numbers(s) + (first_query + j - first_key - i)
-            store(s, at, where(distance < 0, -math.inf, load(s, at) - slope * distance))
-
-
-@_inline
-def _softmax_block(s, keys, largest, total, rescale, j, is_last):
-    """One step of the streaming softmax for the queries of vector j. With m' = max(m, max over the block's keys of s):
-    p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m').
-    With the last block everything is divided by the total."""
-    n = lanes(s)
-    width = QUERY_VECTORS * n
-    before = load(largest, j)
-    m, added = before, zeros(s)
-    for i in range(keys):
-        m = maximum(load(s, i * width + j), m)
-    for i in range(keys):
-        p = exp(load(s, i * width + j) - m)
-        store(s, i * width + j, p)
-        added += p
-    factor = exp(before - m)
-    added = fma(load(total, j), factor, added)
-    store(largest, j, m)
-    store(total, j, added)
-    if is_last:
-        inverse = 1 / added
-        for i in range(keys):
-            store(s, i * width + j, load(s, i * width + j) * inverse)
-        factor *= inverse
-    store(rescale, j, factor)
+        distance = lane_numbers(s) + (first_query - first_key - i)
+        store(s, i * n, where(distance < 0, -math.inf, load(s, i * n) - slope * distance))
 
 
 @_helper
 def _attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
-    """One head of one document of T rows: o [T, D] with rows ld_o apart, lse with rows H apart; q, k, v ld apart."""
+    """One head of one document of T rows: o [T, D] with rows ld_o apart, lse with rows H apart; q, k, v ld apart.
+
+    The streaming softmax, a block of keys after another. With m' = max(m, max over the block's keys of s):
+    p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m'). With
+    the last block everything is divided by the total.
+    """
     n = lanes(o)
-    width = QUERY_VECTORS * n
-    s, transposed = stack(o, SCORES_SIZE), stack(o, TRANSPOSED_SIZE)
-    largest, total, rescale = stack(o, QUERY_SIZE), stack(o, QUERY_SIZE), stack(o, QUERY_SIZE)
-    for first in range(0, T, width):
-        rows = min(width, T - first)
-        for j in range(0, rows, n):
-            store(largest, j, zeros(o) - math.inf)
-            store(total, j, zeros(o))
-        for key in range(0, first + rows, KEYS):
-            keys = min(KEYS, first + rows - key)
-            _score_block(
-                s, transposed, q + first * ld, ld, rows, k + key * ld, ld, keys, D, scale, key > 0
-            )
+    s, transposed, scales = stack(o, SCORES_SIZE), stack(o, TRANSPOSED_SIZE), stack(o, MOST_LANES)
+    for first in range(0, T, n):
+        rows = min(n, T - first)
+        end = first + rows
+        largest, total = zeros(o) - math.inf, zeros(o)
+        for key in range(0, end, KEYS):
+            keys = min(KEYS, end - key)
+            _score_block(s, transposed, q + first * ld, ld, rows, k + key * ld, ld, keys, D, scale, key > 0)
             if key + keys > first or slope != 0:
-                _mask_scores(s, first, rows, key, keys, slope)
-            for j in range(0, rows, n):
-                _softmax_block(s, keys, largest, total, rescale, j, key + keys == first + rows)
-            mode = SCALE_ADD if key else STORE
-            _gemm_aux(
-                mode, rows, D, keys, s, 1, width, v + key * ld, ld, width, o + first * ld_o, ld_o, rescale, 1
-            )
-        for j in range(0, rows, n):
-            store(total, j, load(largest, j) + log(load(total, j)))
+                _mask_scores(s, first, key, keys, slope)
+            m, added = largest, zeros(o)
+            for i in range(keys):
+                m = maximum(load(s, i * n), m)
+            for i in range(keys):
+                p = exp(load(s, i * n) - m)
+                store(s, i * n, p)
+                added += p
+            rescale = exp(largest - m)
+            total = fma(total, rescale, added)
+            largest = m
+            if key + keys == end:
+                inverse = 1 / total
+                for i in range(keys):
+                    store(s, i * n, load(s, i * n) * inverse)
+                rescale *= inverse
+            store(scales, 0, rescale)
+            mode, out = SCALE_ADD if key else STORE, o + first * ld_o
+            _gemm_aux(mode, rows, D, keys, s, 1, n, v + key * ld, ld, 2 * n, out, ld_o, scales, 1)
+        statistic = largest + log(total)
         for i in range(rows):
-            lse[(first + i) * H] = total[i]
+            lse[(first + i) * H] = statistic[i]
 
 
 @_helper
 def _attention_head_backward(dq, dk, dv, delta, d_o, o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
     """delta = row sums of d_o * o, with rows H apart; dq, dk, dv as q, k, v"""
     n = lanes(o)
-    width = QUERY_VECTORS * n
     p, ds = stack(o, SCORES_SIZE), stack(o, SCORES_SIZE)
     query_t, output_t = stack(o, TRANSPOSED_SIZE), stack(o, TRANSPOSED_SIZE)
-    lse_of, delta_of = stack(o, QUERY_SIZE), stack(o, QUERY_SIZE)
+    lse_of, delta_of = stack(o, MOST_LANES), stack(o, MOST_LANES)
     for i in range(T):
         for d in range(0, D, n):
             store_partial(dk, i * ld + d, zeros(o), min(n, D - d))
             store_partial(dv, i * ld + d, zeros(o), min(n, D - d))
-    for first in range(0, T, width):
-        rows = min(width, T - first)
-        for j in range(0, rows, n):
-            store(lse_of, j, zeros(o))
-            store(delta_of, j, zeros(o))
+    store(lse_of, 0, zeros(o))
+    store(delta_of, 0, zeros(o))
+    for first in range(0, T, n):
+        rows = min(n, T - first)
+        at, out = first * ld, first * ld_o
         for i in range(rows):
-            row = (first + i) * ld_o
-            delta_of[i] = _dot_row(d_o + row, o + row, D)
+            delta_of[i] = _dot_row(d_o + (out + i * ld_o), o + (out + i * ld_o), D)
             delta[(first + i) * H] = delta_of[i]
             lse_of[i] = lse[(first + i) * H]
+        minus, less = load(lse_of, 0), load(delta_of, 0)
         for key in range(0, first + rows, KEYS):
-            keys = min(KEYS, first + rows - key)
-            at, out = key * ld, first * ld_o
-            _score_block(p, query_t, q + first * ld, ld, rows, k + at, ld, keys, D, scale, key > 0)
-            _score_block(ds, output_t, d_o + out, ld_o, rows, v + at, ld, keys, D, 1.0, key > 0)
+            keys, at_key = min(KEYS, first + rows - key), key * ld
+            _score_block(p, query_t, q + at, ld, rows, k + at_key, ld, keys, D, scale, key > 0)
+            _score_block(ds, output_t, d_o + out, ld_o, rows, v + at_key, ld, keys, D, 1.0, key > 0)
             if key + keys > first or slope != 0:
-                _mask_scores(p, first, rows, key, keys, slope)
+                _mask_scores(p, first, key, keys, slope)
             # P^T = exp(S^T - lse), dS^T = scale P^T (dP^T - delta)
-            for j in range(0, rows, n):
-                minus, less = load(lse_of, j), load(delta_of, j)
-                for i in range(keys):
-                    x = exp(load(p, i * width + j) - minus)
-                    store(p, i * width + j, x)
-                    store(ds, i * width + j, scale * x * (load(ds, i * width + j) - less))
-            _gemm(ADD, keys, D, rows, p, width, 1, d_o + out, ld_o, dv + at, ld)
-            _gemm(ADD, keys, D, rows, ds, width, 1, q + first * ld, ld, dk + at, ld)
-            _gemm(ADD if key else STORE, rows, D, keys, ds, 1, width, k + at, ld, dq + first * ld, ld)
+            for i in range(keys):
+                x = exp(load(p, i * n) - minus)
+                store(p, i * n, x)
+                store(ds, i * n, scale * x * (load(ds, i * n) - less))
+            _gemm(ADD, keys, D, rows, p, n, 1, d_o + out, ld_o, dv + at_key, ld)
+            _gemm(ADD, keys, D, rows, ds, n, 1, q + at, ld, dk + at_key, ld)
+            _gemm(ADD if key else STORE, rows, D, keys, ds, 1, n, k + at_key, ld, dq + at, ld)
 
 
 @_helper
