@@ -7,7 +7,7 @@ for, the best first.
 import importlib
 import sys
 
-BACKENDS = {"cython": "cython_backend", "numpy": "numpy_backend"}
+BACKENDS = {"cython": "cython_backend", "numba": "numba_backend", "numpy": "numpy_backend"}
 
 
 class BackendError(RuntimeError):
@@ -20,8 +20,8 @@ def load(name="auto"):
     Parameters
     ----------
     name : str
-        "cython", "numpy", or "auto" for the first of these that works; where that is not the compiled one, a line on
-        stderr says so.
+        "cython", "numba", "numpy", or "auto" for the first of these that works; where that is not the compiled one, a
+        line on stderr says so.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def load(name="auto"):
         return importlib.import_module(f".{BACKENDS[name]}", __name__)
     except ModuleNotFoundError as error:
         raise BackendError(f"backend {name!r} is not installed: {_reason(error)}") from error
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # numba_backend leans on Numba's internals: a new version may break it in any way
         raise BackendError(f"backend {name!r} cannot be used: {error}") from error
 
 
@@ -85,13 +85,13 @@ def _best():
         try:
             module = load(name)
         except BackendError as error:
-            if not isinstance(error.__cause__, ModuleNotFoundError):
+            if name == "cython" and not isinstance(error.__cause__, ModuleNotFoundError):
                 raise
             reasons.append(str(error))
             continue
         if reasons and name not in _announced:
             _announced.add(name)
-            print(f"microgpt-fast: using the slower {name} backend: {reasons[0]}", file=sys.stderr)
+            print(f"microgpt-fast: using the slower {name} backend: {'; '.join(reasons)}", file=sys.stderr)
         return module
     raise BackendError("no backend can be used: " + "; ".join(reasons))
 

@@ -1,0 +1,119 @@
+"""The whole model in one jitted call: what Python does around numba_backend's gpt_* functions."""
+
+import ctypes
+
+import numpy as np
+
+from .composed import ComposedEngine, Decoder
+
+
+class JitEngine(ComposedEngine):
+    """The whole model on a backend's jitted functions; the interface is `ComposedEngine`'s.
+
+    Each call is one call of a compiled function, which releases the GIL. Memory is kept from call to call, so let one
+    thread at a time use an engine.
+    """
+
+    def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
+        super().__init__(kernels, config, dtype, numerics, threads)
+        self._reserved = self._workspace = None
+
+    def workspace(self, rows, documents):
+        """Memory for batches of up to so many rows and documents: reals, int32, and the layout of both."""
+        c = self.config
+        at, reals, integers = self.kernels.gpt_layout(
+            c.n_layer, c.n_embd, 4 * c.n_embd, c.n_head, c.vocab_size, c.block_size, self.activation,
+            self.dtype.itemsize, rows, documents,
+        )  # fmt: skip
+        size = reals * self.dtype.itemsize
+        memory = np.zeros(size + 64, np.uint8)
+        from_cache_line = memory[-memory.ctypes.data % 64 :][:size]
+        return from_cache_line.view(self.dtype), np.empty(integers, np.int32), at
+
+    def flat(self, array, name):
+        """`array`, checked to be of all parameters; writable, because for Numba a read-only array is another type, for
+        which everything would be compiled again."""
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name} must be {self.dtype}, not {array.dtype}")
+        if array.shape != (self.config.num_params,) or not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be contiguous [{self.config.num_params}], not {list(array.shape)}")
+        if array.flags.writeable:
+            return array
+        buffer = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
+        return np.frombuffer(buffer, self.dtype)
+
+    def _batch(self, tokens, starts, lengths, batch_size):
+        """The documents as contiguous arrays, with workspaces for the largest batch."""
+        tokens = np.ascontiguousarray(tokens, np.int32)
+        starts, lengths = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(lengths, np.int32)
+        rows = int(np.add.reduceat(lengths, range(0, len(lengths), batch_size), dtype=np.int64).max())
+        if self._reserved is None or rows > self._reserved[0] or batch_size > self._reserved[1]:
+            self._check(tokens, starts, lengths)  # first: what is out of range asks for any amount of memory
+            self._reserved = rows, batch_size
+            self._workspace = self.workspace(rows, batch_size)
+        return tokens, starts, lengths
+
+    def forward(self, params, tokens, starts, lengths, logits=None):
+        B, losses = len(starts), np.empty(len(starts))
+        if not B:
+            return losses
+        params, batch = self.flat(params, "params"), self._batch(tokens, starts, lengths, B)
+        # always there, so that there is one type of call to compile
+        out = np.empty((max(int(batch[2].sum()), 0), self.config.vocab_size), self.dtype)
+        if self.kernels.gpt_forward(losses, out, params, *batch, B, *self._workspace) >= 0:
+            self._check(*batch)
+        if logits is not None:
+            logits[...] = out
+        return losses
+
+    def backward(self, grads, params, tokens, starts, lengths):
+        B, losses = len(starts), np.empty(len(starts))
+        if not B:
+            return losses
+        grads, params = self.flat(grads, "grads"), self.flat(params, "params")
+        batch = self._batch(tokens, starts, lengths, B)
+        if self.kernels.gpt_backward(losses, grads, params, *batch, B, *self._workspace) >= 0:
+            self._check(*batch)
+        return losses
+
+    def train_steps(self, losses, params, m, v, tokens, starts, lengths, batch_size, lr, adam, first_step):
+        k = len(lr)
+        if not len(starts) == len(lengths) == k * batch_size:
+            steps = f"{k} steps of {batch_size} documents"
+            raise ValueError(f"{steps} need as many starts ({len(starts)}) and lengths ({len(lengths)})")
+        if not k:
+            return
+        tensors = [self.flat(array, name) for array, name in ((params, "params"), (m, "m"), (v, "v"))]
+        batch = self._batch(tokens, starts, lengths, batch_size)
+        computed, rates = np.empty(k), np.ascontiguousarray(lr, np.float64)
+        bad = self.kernels.gpt_train_steps(
+            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step), *self._workspace
+        )
+        if bad >= 0:
+            self._check(*batch)
+        losses[:k] = computed
+
+    def decoder(self, params):
+        """A `JitDecoder` of these parameters (it keeps a view, so do not change them while decoding)."""
+        return JitDecoder(self, params)
+
+
+class JitDecoder(Decoder):
+    """`Decoder` with one jitted call a token."""
+
+    def __init__(self, engine, params):
+        self.engine, self.given = engine, params
+        self.params = engine.flat(params, "params")
+        self.workspace = engine.workspace(engine.config.block_size, 1)
+        self.next = 0
+
+    def step(self, token, position):
+        config = self.engine.config
+        if not 0 <= token < config.vocab_size:
+            raise IndexError(f"token {token} is not in 0 .. {config.vocab_size - 1}")
+        if position not in (0, self.next) or position == config.block_size:
+            raise IndexError(f"position {position} is not the next: {self.next} of {config.block_size}, or 0")
+        logits = np.empty(config.vocab_size, self.engine.dtype)
+        self.engine.kernels.gpt_decode(logits, int(token), int(position), self.params, *self.workspace)
+        self.next = position + 1
+        return logits
