@@ -51,7 +51,7 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layer", "n_embd", "n_head", "block_size"):
-            _set(self, name, _integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+            _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
         _choice("activation", self.activation, ACTIVATIONS)
         if self.n_embd % self.n_head:
             raise UsageError(
@@ -166,20 +166,22 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self):
-        _set(self, "num_steps", _integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
-        _set(self, "batch_size", _integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
+        _set(self, "num_steps", check_integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
+        _set(self, "batch_size", check_integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
         name = "gradient_accumulation_steps"
-        _set(self, name, _integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+        _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
         for name in ("num_samples", "warmup_steps", "eval_interval", "patience"):
-            _set(self, name, _integer(name, getattr(self, name), low=0, high=MAX_STEPS))
-        _set(self, "seed", _integer("seed", self.seed))
+            _set(self, name, check_integer(name, getattr(self, name), low=0, high=MAX_STEPS))
+        _set(self, "seed", check_integer("seed", self.seed))
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip", "init_std"):
-            _set(self, name, _number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
+            _set(self, name, check_number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
         for name in ("beta1", "beta2", "val_fraction"):
             _set(
-                self, name, _number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1)
+                self,
+                name,
+                check_number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1),
             )
-        _set(self, "eps_adam", _number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
+        _set(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
         _set(self, "temperature", _temperature(self.temperature))
         if not isinstance(self.zero_init, bool):
             raise UsageError(f"zero_init must be True or False, not {self.zero_init!r}")
@@ -189,10 +191,12 @@ class TrainConfig:
         _choice("tokenizer", self.tokenizer, TOKENIZERS)
         if self.target_loss is not None:
             _set(
-                self, "target_loss", _number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0)
+                self,
+                "target_loss",
+                check_number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0),
             )
         if self.time_budget is not None:
-            seconds = _number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
+            seconds = check_number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
             _set(self, "time_budget", seconds)
         for name in ("eval_interval", "target_loss", "patience"):
             if getattr(self, name) and not self.val_fraction:
@@ -207,7 +211,7 @@ class TrainConfig:
         if self.numerics is not None:
             _choice("numerics", self.numerics, NUMERICS)
         if self.threads is not None:
-            _set(self, "threads", _integer("threads", self.threads, low=1, high=MAX_THREADS))
+            _set(self, "threads", check_integer("threads", self.threads, low=1, high=MAX_THREADS))
 
 
 MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size")
@@ -273,7 +277,7 @@ def _choice(name, value, allowed):
         raise UsageError(f"unknown {name} {value!r}{closest(value, allowed)} (allowed: {', '.join(allowed)})")
 
 
-def _integer(name, value, low=None, high=None):
+def check_integer(name, value, low=None, high=None):
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -291,7 +295,7 @@ def _brief(number):
     return number if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
-def _number(name, value, condition, holds):
+def check_number(name, value, condition, holds):
     try:
         if isinstance(value, (bool, str)):
             raise TypeError
@@ -314,7 +318,7 @@ def _seconds(value):
 
 
 def _temperature(value):
-    number = _number("temperature", value, "above 0", lambda x: x > 0)
+    number = check_number("temperature", value, "above 0", lambda x: x > 0)
     if math.isinf(1 / number):
         raise UsageError(f"temperature must be large enough for 1 / temperature to be finite, not {value!r}")
     return number

@@ -36,6 +36,7 @@ class Run:
         self.folder, self.trainer = os.fspath(folder), trainer
         self._saved_at = monotonic()
         self._first = self._logged = trainer.step
+        self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
         self._has_begun = False
         self._lines = []
 
@@ -143,10 +144,18 @@ class Run:
                 os.remove(self.path(name))
         with open(self.path(METRICS), "rb") as file:
             lines = file.read().split(b"\n")[:-1]
-        kept = [line + b"\n" for line in lines if _step_of(line) <= self._first]
+        kept = [line + b"\n" for line in lines if self._knows(line)]
         replace_file(self.path(METRICS), b"".join(kept))
         self._write_config()
         self._has_begun = True
+
+    def _knows(self, line):
+        """Whether the checkpoint that the run goes on from was written after this line of the metrics."""
+        try:
+            values = json.loads(line)
+            return values["step"] <= (self._validated if "val_loss" in values else self._first)
+        except (ValueError, KeyError, TypeError):  # not a whole line
+            return False
 
     def _write_config(self):
         constants = {**self._options, **asdict(self.trainer.config)}
@@ -181,13 +190,6 @@ def read_metrics(folder):
     """The lines of a run's metrics.jsonl, as dictionaries: the one under way may be missing."""
     with open(os.path.join(folder, METRICS), "rb") as file:
         return [json.loads(line) for line in file.read().split(b"\n")[:-1]]
-
-
-def _step_of(line):
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # not a whole line
 
 
 def _one(step):

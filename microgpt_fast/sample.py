@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .config import TrainConfig, UsageError, _integer, _number
+from .config import TrainConfig, UsageError, check_integer, check_number
 from .random_stream import seeded
 
 STREAM_TOKENS = 500  # of a sample from a model of one long text, if nothing else is asked for
@@ -87,10 +87,10 @@ class Writer:
         self.ids = ids if is_begun else [tokenizer.bos, *ids]
         self.count = STREAM_TOKENS if is_stream else model.config.block_size
         if max_new_tokens is not None:
-            self.count = _integer("max_new_tokens", max_new_tokens, low=0)
-        self.top_k = None if top_k is None else _integer("top_k", top_k, low=1)
+            self.count = check_integer("max_new_tokens", max_new_tokens, low=0)
+        self.top_k = None if top_k is None else check_integer("top_k", top_k, low=1)
         if top_p is not None:
-            _number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
+            check_number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
         self.top_p = top_p
         self.tokenizer, self.decoder, self.random = tokenizer, decoder, random
         self.temperature, self.block_size = temperature, model.config.block_size

@@ -92,8 +92,8 @@ def score(model, source, mode=None):
         first = 0 if tokenizer.bos_place == "last" else 1
         characters = int(np.sum((corpus.tokens != tokenizer.bos) & ((corpus.tokens - first) & 0xC0 != 0x80)))
     starts, lengths, skipped = windows(corpus.offsets, model.config.block_size)
-    before = np.searchsorted(corpus.offsets, starts, "right") - 1  # documents; each has a token more than losses
-    places = starts - before
+    document = np.searchsorted(corpus.offsets, starts, "right") - 1
+    places = starts - document  # in the surprises: each document before has one token more than these
     at_once = max(1, LOGITS // (model.config.block_size * model.config.vocab_size))
     if model.numerics == "exact":
         at_once = 1

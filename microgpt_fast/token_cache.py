@@ -117,7 +117,7 @@ def _write(entry, files, mode, tokenizer, bos, name):
                 is_small = numbers.dtype == table.dtype == np.uint8
                 target.write(data.translate(table) if is_small else table[np.frombuffer(data, numbers.dtype)])
         os.remove(provisional)
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:
         os.fsync(file.fileno())
     about = {
         "tokens": total,

@@ -298,13 +298,16 @@ class Trainer:
             self._take_steps(1)
             times.append(perf_counter() - start)
         seconds_a_step = float(np.median(times))
-        if self.batches.validation is not None and config.eval_interval:
+        last = 0.0  # seconds of the validation at the end
+        if self.batches.validation is not None:
             start = perf_counter()
             self.validate()
-            seconds_a_step += (perf_counter() - start) / config.eval_interval
+            last = perf_counter() - start
+            if config.eval_interval:
+                seconds_a_step += last / config.eval_interval
         self.model.parameters[:], self.moments[:] = kept
         spent = perf_counter() - begin
-        num_steps = max(1, int((0.97 * budget - spent) / seconds_a_step))
+        num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
         self.seconds = spent
         self.config = self.model.train_config = replace(config, num_steps=num_steps, time_budget=None)
 

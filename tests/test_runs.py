@@ -117,6 +117,18 @@ def test_a_killed_run_resumes_and_ends_as_if_it_never_was(run):
         assert without_time[0] == without_time[1]
 
 
+def test_metrics_after_the_last_checkpoint_are_dropped(run):
+    train(run, "--num-steps", 6, "--val-fraction", 0.1, "--eval-interval", 3, "--out", "one")
+    expected = [(line["step"], "loss" in line) for line in read_metrics("one")]
+    with open("one/metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "val_loss": 1.0}\n{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    Path("one/.microgpt_fast-1-ab.tmp").touch()
+    assert run("train", "--resume", "one", "--num-steps", 9)[0] == 0
+    expected += [(7, True), (8, True), (9, True), (9, False)]
+    assert [(line["step"], "loss" in line) for line in read_metrics("one")] == expected
+    assert not [name for name in os.listdir("one") if name.endswith(".tmp")]
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(run, monkeypatch):
     train(run, "--num-steps", 5, "--out", "one")
     before = Path("one/last.safetensors").read_bytes()

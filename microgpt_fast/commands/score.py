@@ -48,9 +48,8 @@ def run(options, stdout):
         )
     for text, tokens, nats in documents:
         if options.per_document:
-            stdout.write(
-                f"{nats.sum():10.4f} nats {nats.mean():8.4f} a token  {json.dumps(text, ensure_ascii=False)}\n"
-            )
+            shown = json.dumps(text, ensure_ascii=False)
+            stdout.write(f"{nats.sum():10.4f} nats {nats.mean():8.4f} a token  {shown}\n")
         if options.per_token:
             for token, surprise in zip(tokens, nats):
                 stdout.write(

@@ -17,7 +17,7 @@ def add_arguments(parser):
         help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
     )  # fmt: skip
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML with options under these names, which go before it"
+        "--config", metavar="FILE", help="TOML with options under these names; what is typed goes first"
     )
     parser.add_argument("--save", metavar="FILE", help="write the trained model here")
     parser.add_argument(
