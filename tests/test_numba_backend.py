@@ -138,6 +138,20 @@ def test_own_cached_code_works_in_a_second_process(tmp_path):
         assert out == f"True {hits}\n"
 
 
+def test_arrays_of_any_strides_and_read_only_ones_share_one_compiled_version():
+    rows = np.arange(40.0).reshape(5, 8)
+    for x in (rows.copy(), rows[:, :6]):
+        for read_only in (False, True):
+            x.setflags(write=not read_only)
+            y = np.full((5, x.shape[1]), np.nan)
+            identity = np.eye(x.shape[1])
+            for _ in range(2):
+                numba_backend.gemm_nn(y, x, identity, 5, x.shape[1], x.shape[1], x.shape[1], 8, x.shape[1], 0)
+                assert np.array_equal(y, x)
+    in_float64 = [types for types in numba_backend.gemm_nn.overloads if types[0].dtype == numba.float64 and types[1].mutable]
+    assert len(in_float64) == 1
+
+
 def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel

@@ -93,15 +93,18 @@ _OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 _DIRECTORY = _cache_directory()
 
 
+def _plain(argument):
+    """The type to compile for: an array of any strides, a number rather than a constant"""
+    if isinstance(argument, types.Array):
+        return argument.copy(layout="A")
+    return types.unliteral(argument)
+
+
 def _jit(**options):
     def decorate(function):
         dispatcher = njit(**_OPTIONS, **options)(function)
         template = dispatcher.get_call_template
-
-        def plain(arguments, keywords):  # a constant counts as a number: one compiled version, not one for each
-            return template(tuple(types.unliteral(argument) for argument in arguments), keywords)
-
-        dispatcher.get_call_template = plain
+        dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(_plain, arguments)), keywords)
         return dispatcher
 
     return decorate
@@ -112,11 +115,24 @@ _inline = _jit(inline="always")
 
 
 def _kernel(function):
+    """A function of the module: kept on disk. Arrays being nothing but pointers here, what was compiled for one type of
+    array serves those of any strides, and the read-only ones."""
     directory, config.CACHE_DIR = config.CACHE_DIR, _DIRECTORY or ""
     try:
-        return _jit(cache=_DIRECTORY is not None)(function)
+        dispatcher = _jit(cache=_DIRECTORY is not None)(function)
     finally:
         config.CACHE_DIR = directory
+
+    def compile_for(*arguments):  # called from Python with types that are new
+        given = [dispatcher.typeof_pyval(argument) for argument in arguments]
+        plain = [t.copy(layout="A", readonly=False) if isinstance(t, types.Array) else t for t in given]
+        entry = dispatcher.compile(tuple(plain))
+        if plain != given:  # the next call finds it by itself
+            dispatcher._insert([t._code for t in given], entry, False)
+        return entry
+
+    dispatcher._compile_for_args = compile_for
+    return dispatcher
 
 
 @_inline

@@ -1,7 +1,5 @@
 """The whole model in one jitted call: what Python does around numba_backend's gpt_* functions."""
 
-import ctypes
-
 import numpy as np
 
 from .composed import ComposedEngine, Decoder
@@ -31,16 +29,12 @@ class JitEngine(ComposedEngine):
         return from_cache_line.view(self.dtype), np.empty(integers, np.int32), at
 
     def flat(self, array, name):
-        """`array`, checked to be of all parameters; writable, because for Numba a read-only array is another type, for
-        which everything would be compiled again."""
+        """`array`, checked to be of all parameters."""
         if array.dtype != self.dtype:
             raise TypeError(f"{name} must be {self.dtype}, not {array.dtype}")
         if array.shape != (self.config.num_params,) or not array.flags.c_contiguous:
             raise ValueError(f"{name} must be contiguous [{self.config.num_params}], not {list(array.shape)}")
-        if array.flags.writeable:
-            return array
-        buffer = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
-        return np.frombuffer(buffer, self.dtype)
+        return array
 
     def _batch(self, tokens, starts, lengths, batch_size):
         """The documents as contiguous arrays, with workspaces for the largest batch."""
@@ -102,7 +96,7 @@ class JitDecoder(Decoder):
     """`Decoder` with one jitted call a token."""
 
     def __init__(self, engine, params):
-        self.engine, self.given = engine, params
+        self.engine = engine
         self.params = engine.flat(params, "params")
         self.workspace = engine.workspace(engine.config.block_size, 1)
         self.next = 0
