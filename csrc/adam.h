@@ -21,12 +21,24 @@ INLINE adam_constants adam_at(double lr, double beta1, double beta2, double eps,
     };
 }
 
+/* one vector of parameters after the step; the moments are replaced */
+INLINE vec adam_step(vec p, vec *m, vec *v, vec g, const adam_constants *a) {
+    *m = a->beta1 * *m + a->rest1 * g;
+    *v = a->beta2 * *v + a->rest2 * (g * g);
+    return a->keep * p - a->rate * *m / (vsqrt(*v) + a->epsilon);
+}
+
 INLINE void adam_vector(real *p, real *m, real *v, vec g, const adam_constants *a, int n) {
-    vec first = a->beta1 * load_n(m, n) + a->rest1 * g;
-    vec second = a->beta2 * load_n(v, n) + a->rest2 * (g * g);
+    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, g, a);
     store_n(m, first, n);
     store_n(v, second, n);
-    store_n(p, a->keep * load_n(p, n) - a->rate * first / (vsqrt(second) + a->epsilon), n);
+    store_n(p, moved, n);
+}
+INLINE void adam_whole_vector(real *p, real *m, real *v, vec g, const adam_constants *a) {
+    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, g, a);
+    store(m, first);
+    store(v, second);
+    store(p, moved);
 }
 
 static void adam_range(real *p, real *m, real *v, const real *g, ptrdiff_t n, const adam_constants *a) {

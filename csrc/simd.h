@@ -183,10 +183,21 @@ INLINE vec vlog(vec x) {
     return exponent * splat(LN2_HIGH) + ((s + s) * p + exponent * splat(LN2_LOW));
 }
 
-/* rows[i][j] <-> rows[j][i], by exchanging ever smaller off-diagonal blocks */
-INLINE void transpose(vec rows[VL]) {
-    UNROLL for (int half = VL / 2; half; half /= 2) {
-        UNROLL for (int i = 0; i < VL; i++) {
+/* lane i of every group of n lanes, in all lanes of the group */
+INLINE vec group_lane(vec x, const int n, const int i) {
+    vec y = x;
+#ifdef __clang__
+    UNROLL for (int lane = 0; lane < VL; lane++) y[lane] = x[(lane & -n) | i];
+#else
+    y = __builtin_shuffle(x, (lane_numbers() & isplat(-n)) | isplat(i));
+#endif
+    return y;
+}
+
+/* rows[i][j] <-> rows[j][i] within every group of n lanes of n rows, by exchanging ever smaller off-diagonal blocks */
+INLINE void transpose_groups(vec rows[], const int n) {
+    UNROLL for (int half = n / 2; half; half /= 2) {
+        UNROLL for (int i = 0; i < n; i++) {
             if (i & half) continue;
             vec a = rows[i], b = rows[i + half];
 #ifdef __clang__
@@ -201,6 +212,30 @@ INLINE void transpose(vec rows[VL]) {
 #endif
         }
     }
+}
+INLINE void transpose(vec rows[VL]) { transpose_groups(rows, VL); }
+
+/* the sum over the lanes of each of n rows, a power of two and at most VL: row i's in every lane of index i modulo n */
+INLINE vec sum_rows(vec rows[], const int n) {
+    UNROLL for (int distance = 1; distance < n; distance *= 2)
+        UNROLL for (int i = 0; i < n; i += 2 * distance) {
+            vec a = rows[i], b = rows[i + distance];
+#ifdef __clang__
+            vec kept, other;
+            UNROLL for (int lane = 0; lane < VL; lane++) {
+                kept[lane] = (lane & distance ? b : a)[lane];
+                other[lane] = (lane & distance ? b : a)[lane ^ distance];
+            }
+            rows[i] = kept + other;
+#else
+            ivec lanes = lane_numbers(), second = (lanes & isplat(distance)) != 0;
+            rows[i] = __builtin_shuffle(a, b, lanes + (second & isplat(VL))) +
+                      __builtin_shuffle(a, b, (lanes ^ isplat(distance)) + (second & isplat(VL)));
+#endif
+        }
+    vec sum = rows[0];
+    UNROLL for (int distance = n; distance < VL; distance *= 2) sum += swap_lanes(sum, distance);
+    return sum;
 }
 
 /* to[j * ld_to + i] = from[i * ld_from + j] * scale for i < n_rows, j < n_columns (each at most VL); every one of the

@@ -4,11 +4,15 @@
 
 #include "denormals.h"
 #include "gpt.h"
+#include "micro.h"
 
 static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
     (void)pool;
     gpt g;
-    return gpt_lay_out(&g, config, N, B, NULL);
+    micro narrow;
+    size_t size = gpt_lay_out(&g, config, N, B, NULL);
+    size_t narrow_size = micro_serves(config) ? micro_lay_out(&narrow, config, N, B, NULL) : 0;
+    return size > narrow_size ? size : narrow_size;
 }
 
 /* the first document whose length or one of whose tokens is out of range, or -1 */
@@ -120,6 +124,10 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
     ptrdiff_t bad = first_bad_document(tokens, starts, lengths, k * B, config);
     if (bad >= 0) return bad;
     unsigned mode = denormals_flush();
+    if (micro_serves(config)) {
+        micro_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace, pool);
+        k = 0;
+    }
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
         gpt g;
         gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);

@@ -1,0 +1,191 @@
+/* Training steps of a narrow model (n_embd 16 or 32, head_dim 4, 8 or 16): the mathematics of gpt.h with constant sizes.
+ *
+ * A step has two phases. First groups of documents pass through the model and back, as far as the gradients of
+ * activations; then blocks of weights take their gradient from all rows of the batch and move (micro_update.h). Items of
+ * a phase are independent, and no sum depends on how rows are cut into groups and tiles: the bits are the same for any
+ * number of threads. So are they for any number of steps a call.
+ */
+#ifndef MGF_MICRO_H
+#define MGF_MICRO_H
+
+#include "micro_attention.h"
+#include "micro_rows.h"
+#include "micro_update.h"
+
+/* ---- parameters between the caller's buffers and the workspace */
+
+/* copies one buffer [P] in or out: the embeddings; lm_head, which is padded here; the layers */
+static void micro_copy(const micro *g, real *inside, real *outside, int in) {
+    const mgf_config *c = &g->config;
+    const ptrdiff_t embeddings = c->vocab_size + c->block_size, padded_embeddings = (g->head - g->params) / g->C;
+    const ptrdiff_t rows[3] = {embeddings, c->vocab_size, g->L * 12 * g->C};
+    const ptrdiff_t at[3] = {0, padded_embeddings, padded_embeddings + g->V};
+    for (int i = 0; i < 3; i++) {
+        const size_t size = (size_t)(rows[i] * g->C) * sizeof(real);
+        if (in) memcpy(inside + at[i] * g->C, outside, size);
+        else memcpy(outside, inside + at[i] * g->C, size);
+        outside += rows[i] * g->C;
+    }
+}
+
+static void micro_take_in(micro *g, real *params, real *m, real *v) {
+    memset(g->params, 0, (size_t)g->P * sizeof(real));
+    memset(g->m, 0, (size_t)g->P * sizeof(real));
+    memset(g->v, 0, (size_t)g->P * sizeof(real));
+    memset(g->embedding_grads, 0, (size_t)(g->head - g->params) * sizeof(real));
+    micro_copy(g, g->params, params, 1), micro_copy(g, g->m, m, 1), micro_copy(g, g->v, v, 1);
+    for (ptrdiff_t i = 0; i < g->units; i++) transpose_unit(g, g->unit + i);
+    for (ptrdiff_t j = 0; j < g->V; j++) g->bias[j] = j < g->config.vocab_size ? 0 : MASKED;
+}
+static void micro_give_back(micro *g, real *params, real *m, real *v) {
+    micro_copy(g, g->params, params, 0), micro_copy(g, g->m, m, 0), micro_copy(g, g->v, v, 0);
+}
+
+/* ---- a batch */
+
+static void micro_pack_batch(micro *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t B) {
+    const ptrdiff_t Q = micro_queries(g->D), H = g->H;
+    ptrdiff_t row = 0, p_at = 0, groups = 0, group_row = 0;
+    g->B = B, g->cu_seqlens[0] = 0, g->group[0].first = 0;
+    for (ptrdiff_t b = 0; b < B; b++) {
+        const int32_t *document = tokens + starts[b];
+        const ptrdiff_t n = lengths[b], gap = groups * VL;
+        const real weight = (real)(1.0 / ((double)n * (double)B));
+        for (ptrdiff_t t = 0; t < n; t++, row++) {
+            g->tokens[row] = document[t];
+            g->targets[row] = document[t + 1];
+            g->positions[row] = (int32_t)t;
+            g->row_weight[row + gap] = weight;
+        }
+        g->cu_seqlens[b + 1] = (int32_t)row;
+        g->p_at[b] = p_at;
+        p_at += (n + Q - 1) / Q * Q * (n + 1) * H;
+        if (row - group_row >= MICRO_GROUP || b == B - 1) {
+            g->group[groups++].end = b + 1;
+            if (b < B - 1) g->group[groups].first = b + 1;
+            group_row = row;
+        }
+    }
+    g->N = row, g->groups = groups;
+}
+
+/* ---- first phase */
+
+typedef struct {
+    micro *g;
+    const micro_row_functions *rows; /* [R - 1] */
+    micro_attention_function *attention, *attention_backward;
+    adam_constants adam;
+    ptrdiff_t chunk; /* units of the second phase that make an item */
+} micro_phase;
+
+/* the group's rows in tiles of nearly equal height: one function for the higher ones, one for the others */
+typedef struct {
+    micro_rows higher, lower;
+    const micro_row_functions *of_higher, *of_lower;
+} micro_tiling;
+
+INLINE micro_tiling tile_rows_of(const micro_phase *p, ptrdiff_t group) {
+    const micro *g = p->g;
+    const ptrdiff_t first = g->cu_seqlens[g->group[group].first], n = g->cu_seqlens[g->group[group].end] - first;
+    const ptrdiff_t tiles = (n + MICRO_ROWS - 1) / MICRO_ROWS, height = n / tiles, higher = n % tiles;
+    return (micro_tiling){
+        {g, 0, first, higher, group * VL}, {g, 0, first + higher * (height + 1), tiles - higher, group * VL},
+        p->rows + height, p->rows + height - 1,
+    };
+}
+#define RUN_ROWS(tiling, part)                                                          \
+    do {                                                                                \
+        if ((tiling).higher.tiles) (tiling).of_higher->part(&(tiling).higher);          \
+        (tiling).of_lower->part(&(tiling).lower);                                       \
+    } while (0)
+
+/* losses of the group's documents: the mean of log(sum exp(z - max)) + max - z[target] over their rows */
+static void micro_losses(const micro *g, ptrdiff_t group) {
+    const micro_group documents = g->group[group];
+    const ptrdiff_t gap = group * VL, first = g->cu_seqlens[documents.first], end = g->cu_seqlens[documents.end];
+    for (ptrdiff_t s = first + gap; s < end + gap; s += VL)
+        store(g->factor + s, vlog(load(g->total + s)) + load(g->largest + s) - load(g->at_target + s));
+    for (ptrdiff_t b = documents.first; b < documents.end; b++) {
+        double sum = 0;
+        for (ptrdiff_t t = g->cu_seqlens[b]; t < g->cu_seqlens[b + 1]; t++) sum += (double)g->factor[t + gap];
+        g->document_loss[b] = sum / (g->cu_seqlens[b + 1] - g->cu_seqlens[b]);
+    }
+}
+
+static void micro_group_item(void *context, ptrdiff_t group) {
+    const micro_phase *p = context;
+    const micro *g = p->g;
+    const micro_group documents = g->group[group];
+    micro_tiling t = tile_rows_of(p, group);
+    for (ptrdiff_t layer = 0; layer < g->L; layer++) {
+        t.higher.layer = t.lower.layer = layer;
+        RUN_ROWS(t, before_attention);
+        for (ptrdiff_t b = documents.first; b < documents.end; b++) p->attention(g, g->layer + layer, b);
+        RUN_ROWS(t, feed_forward);
+    }
+    RUN_ROWS(t, head);
+    for (ptrdiff_t layer = g->L - 1; layer >= 0; layer--) {
+        t.higher.layer = t.lower.layer = layer;
+        RUN_ROWS(t, feed_backward);
+        for (ptrdiff_t b = documents.first; b < documents.end; b++) p->attention_backward(g, g->layer + layer, b);
+        RUN_ROWS(t, qkv_backward);
+    }
+    micro_losses(g, group);
+}
+
+/* ---- second phase */
+
+static void micro_update_item(void *context, ptrdiff_t item) {
+    const micro_phase *p = context;
+    const ptrdiff_t units = (p->g->units + p->chunk - 1) / p->chunk;
+    if (item < units) micro_update_units(p->g, item * p->chunk, min_of((item + 1) * p->chunk, p->g->units), &p->adam);
+    else micro_update_embeddings(p->g, item - units, &p->adam);
+}
+
+/* ---- steps */
+
+static micro_phase micro_functions(micro *g) {
+    micro_phase p = {.g = g, .rows = micro_row_table[g->C / 16 - 1]};
+    if (g->T > MICRO_KEYS)
+        p.attention = micro_attention_streaming, p.attention_backward = micro_attention_backward_streaming;
+    else if (g->D == 4) p.attention = micro_attention_4, p.attention_backward = micro_attention_backward_4;
+    else if (g->D == 8) p.attention = micro_attention_8, p.attention_backward = micro_attention_backward_8;
+    else p.attention = micro_attention_16, p.attention_backward = micro_attention_backward_16;
+    return p;
+}
+
+static ptrdiff_t rows_of_largest_batch(const int32_t *lengths, ptrdiff_t k, ptrdiff_t B) {
+    ptrdiff_t largest = 0;
+    for (ptrdiff_t step = 0; step < k; step++) {
+        ptrdiff_t rows = 0;
+        for (ptrdiff_t b = 0; b < B; b++) rows += lengths[step * B + b];
+        largest = max_of(largest, rows);
+    }
+    return largest;
+}
+
+/* gpt_train_steps for what micro_serves, of documents that are known to be good */
+static void micro_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens, const int64_t *starts,
+                              const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr, const mgf_adam *adam,
+                              int64_t first_step, const mgf_config *config, void *workspace, mgf_pool *pool) {
+    micro g;
+    micro_lay_out(&g, config, rows_of_largest_batch(lengths, k, B), B, workspace);
+    micro_take_in(&g, params, m, v);
+    micro_phase p = micro_functions(&g);
+    const ptrdiff_t embedding_units = (config->vocab_size + g.T + EMBEDDING_UNIT - 1) / EMBEDDING_UNIT;
+    for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
+        micro_pack_batch(&g, tokens, starts, lengths, B);
+        mgf_pool *threads = g.N < MICRO_ALONE ? NULL : pool;
+        mgf_pool_run(threads, g.groups, micro_group_item, &p);
+        p.adam = adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step);
+        p.chunk = g.N < MICRO_ALONE ? g.units : 1;
+        mgf_pool_run(threads, (g.units + p.chunk - 1) / p.chunk + embedding_units, micro_update_item, &p);
+        double sum = 0;
+        for (ptrdiff_t b = 0; b < B; b++) sum += g.document_loss[b];
+        losses[step] = sum / (double)B;
+    }
+    micro_give_back(&g, params, m, v);
+}
+
+#endif
