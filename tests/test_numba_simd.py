@@ -75,7 +75,8 @@ def functions(exps, logs, roots, x):
 
 def units_off(got, wanted, smallest=0.0):
     """Largest error in units of the last place of the wanted number, of at least `smallest`."""
-    return (np.abs(got.astype(wanted.dtype) - wanted) / np.spacing(np.maximum(abs(wanted), smallest).astype(got.dtype))).max()
+    unit = np.spacing(np.maximum(abs(wanted), smallest).astype(got.dtype))
+    return (np.abs(got.astype(wanted.dtype) - wanted) / unit).max()
 
 
 @EVERY_DTYPE
@@ -209,11 +210,15 @@ def test_denormal_numbers_count_as_0_in_between_only(dtype):
         assert (out == (0 if flush and simd._X86 else smallest / 2)).all()
 
 
-@pytest.mark.skipif(not simd._X86 or "NUMBA_CPU_FEATURES" in os.environ, reason="needs an x86-64 processor's own features")
+NEEDS_AVX2 = pytest.mark.skipif(simd.VECTOR_BYTES < 32, reason="needs AVX2")
+
+
+@pytest.mark.skipif(
+    not simd._X86 or "NUMBA_CPU_FEATURES" in os.environ, reason="needs an x86-64 processor's own features"
+)
 @pytest.mark.parametrize(
-    ("features", "bytes_wide"),
-    [("", 16), pytest.param("+avx,+avx2,+fma", 32, marks=pytest.mark.skipif(simd.VECTOR_BYTES < 32, reason="no AVX2"))],
-)  # fmt: skip
+    ("features", "bytes_wide"), [("", 16), pytest.param("+avx,+avx2,+fma", 32, marks=NEEDS_AVX2)]
+)
 def test_narrower_vectors_pass_these_tests_too(features, bytes_wide):
     settings = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
     settings["EXPECTED_VECTOR_BYTES"] = str(bytes_wide)

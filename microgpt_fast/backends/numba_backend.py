@@ -1,15 +1,16 @@
-"""Every kernel of microgpt_fast_kernels.h for Numba: functions to call from Python, or from jitted code of your own.
+"""Every kernel of microgpt_fast_kernels.h for Numba: functions to call from Python, or from jitted code of
+your own.
 
-Names, arguments and return values are the C ones. Matrices are arrays, of whatever shape, whose first element is the
-matrix's: rows are contiguous and ld_* (or the row's length) elements apart. An argument that may be NULL in C may be
-None. Nothing is checked. The GIL is released.
+Names, arguments and return values are the C ones. Matrices are arrays, of whatever shape, whose first element
+is the matrix's: rows are contiguous and ld_* (or the row's length) elements apart. An argument that may be
+NULL in C may be None. Nothing is checked. The GIL is released.
 
-The functions are compiled at their first call for a dtype and kept on disk, see `_cache_directory`. All of them are in
-this file, because that is all Numba looks at to tell whether what it kept is still good; numba_simd.py has its part in
-the directory's name.
+The functions are compiled at their first call for a dtype and kept on disk, see `_cache_directory`. All of
+them are in this file, because that is all Numba looks at to tell whether what it kept is still good;
+numba_simd.py has its part in the directory's name.
 
-Within, matrices are pointers (numba_simd.py), and `n` is the number of lanes of a vector. `_helper` marks functions
-that are compiled once and called, `_inline` those that become part of their caller.
+Within, matrices are pointers (numba_simd.py), and `n` is the number of lanes of a vector. `_helper` marks
+functions that are compiled once and called, `_inline` those that become part of their caller.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from numba import njit
 from numba.core import config, types
 
 from . import numba_simd
-from .composed import NORM_EPS, RELU, RELU2
+from .composed import NORM_EPS, RELU2
 from .numba_engine import JitEngine
 from .numba_simd import (
     VECTOR_BYTES,
@@ -67,12 +68,13 @@ HAS_EXACT = False
 
 
 def _cache_directory():
-    """Where the compiled functions are kept, or None: a folder named by these sources, in the first of these that can
-    be written to: NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files."""
+    """Where the compiled functions are kept, or None: a folder named by these sources, in the first of these
+    that can be written to: NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files."""
     sources = (Path(__file__), Path(numba_simd.__file__))
     name = "numba-" + hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else None
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    caches = caches or os.path.expanduser("~/.cache")
     for folder in (config.CACHE_DIR, caches, os.path.join(tempfile.gettempdir(), f"cache-{user}")):
         if not os.path.isabs(folder):
             continue
@@ -104,7 +106,7 @@ def _jit(**options):
     def decorate(function):
         dispatcher = njit(**_OPTIONS, **options)(function)
         template = dispatcher.get_call_template
-        dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(_plain, arguments)), keywords)
+        dispatcher.get_call_template = lambda args, keywords: template(tuple(map(_plain, args)), keywords)
         return dispatcher
 
     return decorate
@@ -115,8 +117,8 @@ _inline = _jit(inline="always")
 
 
 def _kernel(function):
-    """A function of the module: kept on disk. Arrays being nothing but pointers here, what was compiled for one type of
-    array serves those of any strides, and the read-only ones."""
+    """A function of the module: kept on disk. Arrays being nothing but pointers here, what was compiled for
+    one type of array serves those of any strides, and the read-only ones."""
     directory, config.CACHE_DIR = config.CACHE_DIR, _DIRECTORY or ""
     try:
         dispatcher = _jit(cache=_DIRECTORY is not None)(function)
@@ -143,9 +145,10 @@ def _padded(size, n):
 
 # ---- matrix products from register tiles
 #
-# C[M, N] (mode)= A B, with A(i, k) = a[i * ai + k * ak]. B lies in panels of two vectors' columns, `panel` elements
-# apart; B(k, j) of a panel is b[k * ld_b + j], and ld_b = 0 stands for a panel as wide as its columns, padded to whole
-# vectors. Every element of C is one chain of multiply-adds with k ascending, however C is cut into tiles.
+# C[M, N] (mode)= A B, with A(i, k) = a[i * ai + k * ak]. B lies in panels of two vectors' columns, `panel`
+# elements apart; B(k, j) of a panel is b[k * ld_b + j], and ld_b = 0 stands for a panel as wide as its
+# columns, padded to whole vectors. Every element of C is one chain of multiply-adds with k ascending, however
+# C is cut into tiles.
 
 # what becomes of x = A B; aux is a matrix, a number a row for SCALE_ADD
 STORE = 0  # c = x
@@ -226,11 +229,9 @@ def _gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
                     _tile_of_two(mode, last, K, a_i, ai, ak, b_panel, ld, c_i, ld_c, aux_i, ld_aux)
                     continue
                 for left in range(0, columns, n):
+                    b_i, c_left, count = b_panel + left, c_i + left, min(n, columns - left)
                     aux_left = aux_i if mode == SCALE_ADD else aux_i + left
-                    count = min(n, columns - left)
-                    _tile_of_one(
-                        mode, last, count, K, a_i, ai, ak, b_panel + left, ld, c_i + left, ld_c, aux_left, ld_aux
-                    )
+                    _tile_of_one(mode, last, count, K, a_i, ai, ak, b_i, ld, c_left, ld_c, aux_left, ld_aux)
             b_panel += panel
 
 
@@ -242,8 +243,8 @@ def _gemm(mode, M, N, K, a, ai, ak, b, ld_b, c, ld_c):
 
 @_helper
 def _pack_transposed(to, w, ld, O, C):
-    """w [O, C] with rows ld apart -> w^T in panels of 2 n columns: panel j holds the columns from 2 n j on, row after
-    row; the last panel's rows are padded to whole vectors with numbers that do not matter."""
+    """w [O, C] with rows ld apart -> w^T in panels of 2 n columns: panel j holds the columns from 2 n j on,
+    row after row; the last panel's rows are padded to whole vectors with numbers that do not matter."""
     n = lanes(to)
     for o in range(0, O, n):
         in_panel = o & (2 * n - 1)
@@ -262,7 +263,8 @@ DEPTH_SIZE = DEPTH * LARGEST_PANEL
 
 @_inline
 def _gemm_transposed(mode, M, N, K, a, ai, ak, w, ld_w, c, ld_c):
-    """C (mode)= A w^T for w [N, K]: sums over K are cut into blocks of DEPTH, the later ones added to the first."""
+    """C (mode)= A w^T for w [N, K]: sums over K are cut into blocks of DEPTH, the later ones added to the
+    first."""
     n = lanes(c)
     panel = stack(c, DEPTH_SIZE)
     for j in range(0, N, 2 * n):
@@ -448,10 +450,10 @@ def linear_backward(dx, dw, dy, x, w, N, C, O, accumulate_dx):
 
 # ---- attention
 #
-# In blocks of one vector of queries and KEYS keys on the stack: memory does not grow with the length (streaming softmax:
-# Dao et al. 2022, arXiv:2205.14135). Score blocks are kept transposed, s[key][query]: a query is a lane, and the softmax
-# over keys needs no sums across lanes. Blocks lie at fixed places of their document, so that a row's bits depend on its
-# own document alone.
+# In blocks of one vector of queries and KEYS keys on the stack: memory does not grow with the length
+# (streaming softmax: Dao et al. 2022, arXiv:2205.14135). Score blocks are kept transposed, s[key][query]: a
+# query is a lane, and the softmax over keys needs no sums across lanes. Blocks lie at fixed places of their
+# document, so that a row's bits depend on its own document alone.
 
 KEYS = 64
 HEAD_DEPTH = 128  # of a head's width that is transposed at a time
@@ -462,8 +464,8 @@ TRANSPOSED_SIZE = HEAD_DEPTH * MOST_LANES
 
 @_inline
 def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys, keys, D, scale, keep):
-    """block [keys, n] = keys_of times the scaled queries, both D deep. `transposed` [depth, n], the queries, is filled
-    unless it is to be kept, and reaches as far as D."""
+    """block [keys, n] = keys_of times the scaled queries, both D deep. `transposed` [depth, n], the queries,
+    is filled unless it is to be kept, and reaches as far as D."""
     n = lanes(block)
     for d in range(0, D, HEAD_DEPTH):
         depth = min(HEAD_DEPTH, D - d)
@@ -486,11 +488,12 @@ def _mask_scores(s, first_query, first_key, keys, slope):
 
 @_helper
 def _attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
-    """One head of one document of T rows: o [T, D] with rows ld_o apart, lse with rows H apart; q, k, v ld apart.
+    """One head of one document of T rows: o [T, D] with rows ld_o apart, lse with rows H apart; q, k, v ld
+    apart.
 
-    The streaming softmax, a block of keys after another. With m' = max(m, max over the block's keys of s):
-    p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m'). With
-    the last block everything is divided by the total.
+    The streaming softmax, a block of keys after another. With m' = max(m, max over the block's keys of s): p
+    = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m -
+    m'). With the last block everything is divided by the total.
     """
     n = lanes(o)
     s, transposed, scales = stack(o, SCORES_SIZE), stack(o, TRANSPOSED_SIZE), stack(o, MOST_LANES)
@@ -565,7 +568,8 @@ def _attention_head_backward(dq, dk, dv, delta, d_o, o, ld_o, lse, H, q, k, v, l
 
 @_helper
 def _attention_head_decode(o, q, k, v, ld, T, D, scale, slope):
-    """o [D] = sum_j softmax(scale q . k_j - slope (T - 1 - j))_j v_j for one query and T keys and values, ld apart"""
+    """o [D] = sum_j softmax(scale q . k_j - slope (T - 1 - j))_j v_j for one query and T keys and values, ld
+    apart"""
     n = lanes(o)
     s = stack(o, KEYS)
     largest, total = -math.inf, 0.0
@@ -621,7 +625,8 @@ def attention_backward(
     # delta_i = do_i . o_i, ds[i, j] = p[i, j] * (do_i . v_j - delta_i)
     # dq_i = scale * sum_j ds[i, j] k_j, dk_j = scale * sum_i ds[i, j] q_i, dv_j = sum_i p[i, j] do_i
     slopes, cu_seqlens = pointer(slopes, o), pointer(cu_seqlens, cu_seqlens)
-    dq, dk, dv, delta, d_o = pointer(dq, o), pointer(dk, o), pointer(dv, o), pointer(delta, o), pointer(d_o, o)
+    dq, dk, dv = pointer(dq, o), pointer(dk, o), pointer(dv, o)
+    delta, d_o = pointer(delta, o), pointer(d_o, o)
     lse, q, k, v, o = pointer(lse, o), pointer(q, o), pointer(k, o), pointer(v, o), pointer(o, o)
     for b in range(B):
         first, T = cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b]
@@ -717,7 +722,8 @@ def _largest_of_row(row, V):
         largest = maximum(load(row, j), largest)
     if V & (n - 1):
         left = V & (n - 1)
-        largest = maximum(where(lane_numbers(row) < left, load_partial(row, V - left, left), -math.inf), largest)
+        rest = load_partial(row, V - left, left)
+        largest = maximum(where(lane_numbers(row) < left, rest, -math.inf), largest)
     return max_lanes(largest)
 
 
@@ -785,8 +791,8 @@ def _adam_vector(p, m, v, g, i, count, beta1, beta2, rate, epsilon, keep):
 
 @_helper
 def _adam(p, m, v, g, size, lr, beta1, beta2, eps, weight_decay, step):
-    """p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon): the corrections 1 - beta^step of both moments are in
-    rate and epsilon"""
+    """p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon): the corrections 1 - beta^step of both
+    moments are in rate and epsilon"""
     n = lanes(p)
     root = math.sqrt(1 - beta2**step)
     rate, epsilon, keep = lr * root / (1 - beta1**step), eps * root, 1 - lr * weight_decay
@@ -809,9 +815,9 @@ def adamw_step(p, m, v, g, n, lr, beta1, beta2, eps, weight_decay, step):
 #     each layer:  x = x + attention(rms(x) wqkv^T) wo^T,  x = x + f(rms(x) fc1^T) fc2^T
 #     logits = x lm_head^T
 #
-# Parameters, gradients and moments are flat, in order: wte [V, C], wpe [T, C], lm_head [V, C], then for each layer wq,
-# wk, wv, wo [C, C], fc1 [F, C], fc2 [C, F]. Document i of a batch reads tokens[starts[i]] .. tokens[starts[i] +
-# lengths[i]]: each but the last is an input, each but the first a target.
+# Parameters, gradients and moments are flat, in order: wte [V, C], wpe [T, C], lm_head [V, C], then for each
+# layer wq, wk, wv, wo [C, C], fc1 [F, C], fc2 [C, F]. Document i of a batch reads tokens[starts[i]] ..
+# tokens[starts[i] + lengths[i]]: each but the last is an input, each but the first a target.
 
 
 class Layout(NamedTuple):
@@ -896,15 +902,15 @@ def gpt_layout(L, C, F, H, V, T, activation, itemsize, N, B):
         return first
 
     c, f = N * at["ld_c"], N * at["ld_f"]
-    at["layer_size"] = place(
-        0, dict(h1=c, rstd1=N, qkv=N * at["ld_3c"], o=c, lse=N * H, h2=c, rstd2=N, r=f, a=f * (activation == RELU2))
-    )  # fmt: skip
+    qkv, a = N * at["ld_3c"], f if activation == RELU2 else 0
+    of_layer = dict(h1=c, rstd1=N, qkv=qkv, o=c, lse=N * H, h2=c, rstd2=N, r=f, a=a)
+    at["layer_size"] = place(0, of_layer)
     size = place(
         0,
         dict(
-            packed=padded(V) * C, packed_layer=L * at["packed_size"], x=c, h0=c, rstd0=N, logits=N * at["ld_v"],
-            row_loss=N, row_weight=N, layer=L * at["layer_size"], dx=c, dx1=c, dh=c, df=f, d_o=c,
-            dqkv=N * at["ld_3c"], delta=N * H, grads=at["w_layer"] + L * at["w_size"],
+            packed=padded(V) * C, packed_layer=L * at["packed_size"], x=c, h0=c, rstd0=N,
+            logits=N * at["ld_v"], row_loss=N, row_weight=N, layer=L * at["layer_size"], dx=c, dx1=c, dh=c,
+            df=f, d_o=c, dqkv=qkv, delta=N * H, grads=at["w_layer"] + L * at["w_size"],
         ),
     )  # fmt: skip
     if activation != RELU2:
@@ -1053,7 +1059,8 @@ def _qkv_backward(w, s, layer, first, rows, at):
     w_layer, y = w + (at.w_layer + layer * at.w_size), s + (at.layer + layer * at.layer_size)
     dh, h1, rstd1 = s + (at.dh + row), y + (at.h1 + row), y + (at.rstd1 + first)
     _gemm(STORE, rows, C, 3 * C, s + (at.dqkv + first * at.ld_3c), at.ld_3c, 1, w_layer, C, dh, ld)
-    _rmsnorm_rows_backward(s + (at.dx + row), s + (at.dx1 + row), dh, h1, True, pointer(None, s), rstd1, ld, rows, C)
+    dx, dx1 = s + (at.dx + row), s + (at.dx1 + row)
+    _rmsnorm_rows_backward(dx, dx1, dh, h1, True, pointer(None, s), rstd1, ld, rows, C)
 
 
 @_inline
@@ -1099,8 +1106,8 @@ def _backward(w, s, rows, N, B, mode, grads, at):
                 row, out, statistic = first * ld_3c + h * D, first * ld + h * D, first * H + h
                 q, dq = y + (at.qkv + row), s + (at.dqkv + row)
                 _attention_head_backward(
-                    dq, dq + C, dq + 2 * C, s + (at.delta + statistic), s + (at.d_o + out), y + (at.o + out), ld,
-                    y + (at.lse + statistic), H, q, q + C, q + 2 * C, ld_3c, T, D, 1 / math.sqrt(D), 0.0,
+                    dq, dq + C, dq + 2 * C, s + (at.delta + statistic), s + (at.d_o + out), y + (at.o + out),
+                    ld, y + (at.lse + statistic), H, q, q + C, q + 2 * C, ld_3c, T, D, 1 / math.sqrt(D), 0.0,
                 )  # fmt: skip
         _layer_gradients(s, layer, N, mode, grads, at)
     if mode == STORE:
@@ -1127,7 +1134,8 @@ def _first_bad_document(tokens, starts, lengths, documents, size, at):
 
 @_inline
 def _pack_batch(s, rows, tokens, starts, lengths, B, at):
-    """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many rows."""
+    """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many
+    rows."""
     row = 0
     rows[at.cu_seqlens] = 0
     for b in range(B):
@@ -1199,11 +1207,14 @@ def gpt_backward(losses, grads, params, tokens, starts, lengths, B, work, rows, 
 
 @_kernel
 def gpt_train_steps(
-    losses, params, m, v, tokens, starts, lengths, k, B, lr, beta1, beta2, eps, weight_decay, first_step, work, rows, at
+    losses, params, m, v, tokens, starts, lengths, k, B, lr, beta1, beta2, eps, weight_decay, first_step,
+    work, rows, at,
 ):  # fmt: skip
-    # k steps of B documents each; losses[i] is step i's, lr[i] its learning rate, first_step + i Adam's step number
+    # k steps of B documents each; losses[i] is step i's, lr[i] its learning rate, first_step + i Adam's step
+    # number
     w, s, rows, size = pointer(params, work), pointer(work, work), pointer(rows, rows), tokens.size
-    losses, m, v, tokens = pointer(losses, losses), pointer(m, work), pointer(v, work), pointer(tokens, tokens)
+    losses, m, v = pointer(losses, losses), pointer(m, work), pointer(v, work)
+    tokens = pointer(tokens, tokens)
     starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
     bad = _first_bad_document(tokens, starts, lengths, k * B, size, at)
     if bad >= 0:
@@ -1222,9 +1233,10 @@ def gpt_train_steps(
 
 @_kernel
 def gpt_decode(logits, token, position, params, work, rows, at):
-    # logits [V] that follow `token` at `position`; the workspace, of T rows, holds what came before; position 0 packs
-    # the weights
-    w, s, rows, logits = pointer(params, work), pointer(work, work), pointer(rows, rows), pointer(logits, work)
+    # logits [V] that follow `token` at `position`; the workspace, of T rows, holds what came before; position
+    # 0 packs the weights
+    w, s, rows = pointer(params, work), pointer(work, work), pointer(rows, rows)
+    logits = pointer(logits, work)
     before = denormals_flush()
     if position == 0:
         _pack_weights(w, s, at)

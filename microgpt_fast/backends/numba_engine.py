@@ -8,8 +8,8 @@ from .composed import ComposedEngine, Decoder
 class JitEngine(ComposedEngine):
     """The whole model on a backend's jitted functions; the interface is `ComposedEngine`'s.
 
-    Each call is one call of a compiled function, which releases the GIL. Memory is kept from call to call, so let one
-    thread at a time use an engine.
+    Each call is one call of a compiled function, which releases the GIL. Memory is kept from call to call, so
+    let one thread at a time use an engine.
     """
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
@@ -81,8 +81,9 @@ class JitEngine(ComposedEngine):
         batch = self._batch(tokens, starts, lengths, batch_size)
         computed, rates = np.empty(k), np.ascontiguousarray(lr, np.float64)
         bad = self.kernels.gpt_train_steps(
-            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step), *self._workspace
-        )
+            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step),
+            *self._workspace,
+        )  # fmt: skip
         if bad >= 0:
             self._check(*batch)
         losses[:k] = computed

@@ -1,6 +1,7 @@
 """Vectors of a fixed width for Numba: Vec(dtype, n) is LLVM's <n x dtype>.
 
-Numba vectorises plain loops, when it does, its own way. Here a jitted function says which numbers share a register:
+Numba vectorises plain loops, when it does, its own way. Here a jitted function says which numbers share a
+register:
 
     from numba import njit
     from microgpt_fast.backends.numba_simd import lanes, load, load_partial, sum_lanes
@@ -13,20 +14,22 @@ Numba vectorises plain loops, when it does, its own way. Here a jitted function 
         ...                               # the rest: load_partial(a, i, len(a) - i)
         return sum_lanes(total)
 
-Vectors are immutable values: + - * / and comparisons work lane by lane, a number on either side counts as a vector of
-it, x[i] is a lane. A product and a sum contract to one fused multiply-add where the processor has it.
+Vectors are immutable values: + - * / and comparisons work lane by lane, a number on either side counts as a
+vector of it, x[i] is a lane. A product and a sum contract to one fused multiply-add where the processor has
+it.
 
-Wherever a function takes `p`, it takes a `pointer`, or an array for its first element: p is then counted in elements,
-whatever the array's shape, and nothing checks its bounds.
+Wherever a function takes `p`, it takes a `pointer`, or an array for its first element: p is then counted in
+elements, whatever the array's shape, and nothing checks its bounds.
 
-Two shapes are in use. `load` and its like give a *vector*: lanes(p) elements, the width of this processor's registers.
-A *tile* is `rows` vectors as one Vec, row after row: LLVM keeps it in `rows` registers, so that one line of Python is
-`rows` instructions that do not wait for each other. Where a tile reaches beyond a matrix, `last` is the number of its
-last row there: rows beyond repeat that row when loaded, and do not count when stored.
+Two shapes are in use. `load` and its like give a *vector*: lanes(p) elements, the width of this processor's
+registers. A *tile* is `rows` vectors as one Vec, row after row: LLVM keeps it in `rows` registers, so that
+one line of Python is `rows` instructions that do not wait for each other. Where a tile reaches beyond a
+matrix, `last` is the number of its last row there: rows beyond repeat that row when loaded, and do not count
+when stored.
 
-Widths are those of the processor that Numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another): 64
-bytes with AVX-512, 32 with AVX2, else 16. Everything is LLVM's portable vector code, but for `denormals_flush`, which
-does nothing where there is no SSE.
+Widths are those of the processor that Numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose
+another): 64 bytes with AVX-512, 32 with AVX2, else 16. Everything is LLVM's portable vector code, but for
+`denormals_flush`, which does nothing where there is no SSE.
 """
 
 import math
@@ -261,17 +264,18 @@ def sqrt(typing, x):
     return x(x), lambda context, b, sig, a: _call(b, "llvm.sqrt", a[0].type, a[0])
 
 
-# per dtype: 1.5 * 2**mantissa_bits, which rounds to an integer kept in the low bits when added; arguments whose
-# exponential is normal; ln 2 as a short number and the rest; a polynomial for e**r, |r| <= ln 2 / 2, fitted at
-# Chebyshev nodes; terms of the logarithm's series
+# per dtype: 1.5 * 2**mantissa_bits, which rounds to an integer kept in the low bits when added; arguments
+# whose exponential is normal; ln 2 as a short number and the rest; a polynomial for e**r, |r| <= ln 2 / 2,
+# fitted at Chebyshev nodes; terms of the logarithm's series
 _CONSTANTS = {
     types.float32: (12582912.0, -87.33654, 88.72283, 0.693359375, -2.12194440e-4,
                     (1.0, 1.0, 0.5, 0.16666577, 0.041666555, 0.0083631731, 0.0013926176), 5),
     types.float64: (6755399441055744.0, -708.3964185322641, 709.782712893384, 0.6931471803691238,
                     1.9082149292705878e-10,
-                    (1.0, 1.0, 0.5000000000000001, 0.16666666666666668, 0.04166666666662416, 0.008333333333330064,
-                     0.001388888891719672, 0.00019841269863040545, 2.4801521322368693e-05, 2.755726848031003e-06,
-                     2.7620075879983366e-07, 2.510037583256123e-08), 11),
+                    (1.0, 1.0, 0.5000000000000001, 0.16666666666666668, 0.04166666666662416,
+                     0.008333333333330064, 0.001388888891719672, 0.00019841269863040545,
+                     2.4801521322368693e-05, 2.755726848031003e-06, 2.7620075879983366e-07,
+                     2.510037583256123e-08), 11),
 }  # fmt: skip
 
 
@@ -283,8 +287,8 @@ def _integers(vec):
 def exp(typing, x):
     """e**x: e**x = 2**n e**r with n = round(x / ln 2), e**r by a polynomial.
 
-    At most 1.5 units in the last place off. 0 where the result would be below the normal range, infinite where it
-    would be above; NaN stays NaN.
+    At most 1.5 units in the last place off. 0 where the result would be below the normal range, infinite
+    where it would be above; NaN stays NaN.
     """
     rounder, lowest, highest, ln2_high, ln2_low, coefficients, _ = _CONSTANTS[x.dtype]
     integers, mantissa = _integers(x)
@@ -310,8 +314,8 @@ def exp(typing, x):
 def log(typing, x):
     """The natural logarithm of positive normal numbers.
 
-    x = 2**n z with sqrt(1/2) <= z < sqrt(2); with s = (z - 1) / (z + 1), log z = 2 s (1 + s**2 / 3 + s**4 / 5 + ...). At
-    most 2 units in the last place off, of 1 where |log x| < 1.
+    x = 2**n z with sqrt(1/2) <= z < sqrt(2); with s = (z - 1) / (z + 1), log z = 2 s (1 + s**2 / 3 + s**4 / 5
+    + ...). At most 2 units in the last place off, of 1 where |log x| < 1.
     """
     *_, ln2_high, ln2_low, _, terms = _CONSTANTS[x.dtype]
     integers, mantissa = _integers(x)
@@ -380,7 +384,8 @@ def max_rows(typing, tile):
 @intrinsic
 def lanes(typing, p):
     """How many lanes a vector of p's dtype has."""
-    return types.intp(p), lambda context, b, sig, a: ir.Constant(ir.IntType(types.intp.bitwidth), _native(p.dtype))
+    size = ir.Constant(ir.IntType(types.intp.bitwidth), _native(p.dtype))
+    return types.intp(p), lambda context, b, sig, a: size
 
 
 @intrinsic
@@ -399,12 +404,17 @@ def pointer(typing, array, like):
 @intrinsic
 def is_null(typing, p):
     """Whether a pointer came of None."""
-    return types.boolean(p), lambda context, b, sig, a: b.icmp_unsigned("==", a[0], ir.Constant(a[0].type, None))
+
+    def emit(context, b, sig, a):
+        return b.icmp_unsigned("==", a[0], ir.Constant(a[0].type, None))
+
+    return types.boolean(p), emit
 
 
 @intrinsic(prefer_literal=True)
 def stack(typing, like, size):
-    """A pointer to memory for `size` (a constant) elements, until the function returns; its content is arbitrary."""
+    """A pointer to memory for `size` (a constant) elements, until the function returns; its content is
+    arbitrary."""
 
     def emit(context, b, sig, arguments):
         memory = cgutils.alloca_once(b, context.get_value_type(like.dtype), size=size.literal_value)
@@ -498,18 +508,21 @@ def load_tile(typing, p, ld, last, rows):
 
 @intrinsic(prefer_literal=True)
 def load_tile_partial(typing, p, ld, last, count, rows):
-    """`load_tile` of the first `count` lanes of each row; the others are 0, and what lies there is not touched."""
+    """`load_tile` of the first `count` lanes of each row; the others are 0, and what lies there is not
+    touched."""
     vec, n = _tile_type(p, rows), _native(p.dtype)
 
     def emit(context, b, sig, a):
         first, mask = _address(context, b, p, a[0]), _mask(b, a[3], n, p.dtype)
-        return _tile(b, [_load(b, at, n, mask) for at in _row_addresses(b, first, a[1], a[2], rows.literal_value)])
+        addresses = _row_addresses(b, first, a[1], a[2], rows.literal_value)
+        return _tile(b, [_load(b, at, n, mask) for at in addresses])
 
     return vec(p, types.intp, types.intp, types.intp, rows), emit
 
 
 def _store_rows(context, b, p_type, a, tile, mask=None):
-    """Rows in descending order: those beyond the last are stored where it goes, and then overwritten by it."""
+    """Rows in descending order: those beyond the last are stored where it goes, and then overwritten by
+    it."""
     n = _native(p_type.dtype)
     addresses = list(_row_addresses(b, _address(context, b, p_type, a[0]), a[1], a[2], tile.type.count // n))
     for r in reversed(range(len(addresses))):
@@ -589,10 +602,11 @@ def _control_register(b, name, pointer):
 
 @intrinsic
 def denormals_flush(typing):
-    """Let denormal numbers count as 0, where they cost a hundred cycles; returns what `denormals_restore` takes.
+    """Let denormal numbers count as 0, where they cost a hundred cycles; returns what `denormals_restore`
+    takes.
 
-    The setting is the thread's: restore it before the jitted function returns. It holds for loops and calls in between;
-    a single operation LLVM may move past it.
+    The setting is the thread's: restore it before the jitted function returns. It holds for loops and calls
+    in between; a single operation LLVM may move past it.
     """
 
     def emit(context, b, sig, a):
