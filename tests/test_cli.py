@@ -158,7 +158,8 @@ def test_version_and_help(run):
     code, out, _ = run("--help")
     assert code == 0 and "examples:" in out
     code, out, _ = run("train", "--help")
-    assert code == 0 and all(f"--{name.replace('_', '-')} " in out for name in common.CONSTANTS)
+    for name in common.CONSTANTS:  # Python 3.13 writes a comma between an option and its other name
+        assert code == 0 and re.search(rf"--{name.replace('_', '-')}[ ,]", out), name
 
 
 @pytest.mark.parametrize(
