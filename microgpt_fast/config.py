@@ -127,7 +127,7 @@ class TrainConfig:
         None takes exact where it can be had: see `model.resolve_numerics`.
     backend : {"auto", "cython", "numba", "numpy"}
     threads : int, optional
-        None lets the program choose.
+        None takes as many as a step's work keeps busy: see `threads.default_threads`.
 
     Raises
     ------

@@ -4,6 +4,7 @@ import numpy as np
 
 from . import backends
 from .config import UsageError
+from .threads import default_threads
 
 
 class GPT:
@@ -19,6 +20,7 @@ class GPT:
     numerics : {"exact", "fast"}, optional
         See `resolve_numerics`.
     threads : int, optional
+        The most that may work on a step; None is as many as pay for one sequence of block_size tokens.
 
     Attributes
     ----------
@@ -40,7 +42,7 @@ class GPT:
         self.train_config = None
         self.backend = backends.load(backend)
         self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend)
-        self.threads = threads or 1
+        self.threads = threads or default_threads(config, config.block_size)
         self._parameters = np.zeros(config.num_params, dtype)
         self._engine = None
         self.tensors = {}

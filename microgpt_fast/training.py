@@ -14,6 +14,7 @@ from .data import Corpus, load_corpus
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
 from .schedule import learning_rates
+from .threads import default_threads
 
 CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
 CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
@@ -94,13 +95,14 @@ class Trainer:
         self.random = seeded(config.seed, backend)
         self.batches = make_batches(self.corpus, config, model_config.block_size, self.random, backend)
         check_memory(model_config, config, self.batches.longest)
+        mean_length = min(self.batches.longest, len(self.corpus.tokens) // len(self.corpus))
         self.model = GPT(
             model_config,
             self.corpus.tokenizer,
             dtype=config.dtype,
             backend=config.backend,
             numerics=numerics,
-            threads=config.threads,
+            threads=config.threads or default_threads(model_config, config.batch_size * mean_length),
         )
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)

@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from microgpt_fast import backends
+from microgpt_fast import backends, threads
 from microgpt_fast.config import GPTConfig
+from microgpt_fast.training import Trainer
 
 STEPS = 3
 
@@ -59,11 +60,11 @@ def test_engines_work_side_by_side(compiled):
         for _ in range(5):
             results[index].append(trained(engines[index], jobs[index]))
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     assert all(set(found) == {bits} for found, bits in zip(results, wanted))
 
 
@@ -85,3 +86,35 @@ def test_denormals_of_the_process_stay(compiled):
     trained(compiled.Engine(job[0], "float32", threads=2), job)
     tiny = np.array([1e-40], np.float32)
     assert (tiny * np.float32(1)).item() == tiny.item() != 0
+
+
+@pytest.mark.parametrize(
+    "sizes, tokens, expected",
+    [
+        ({}, 7, 1),  # the default job
+        ({}, 128 * 6, 3),
+        (dict(n_layer=4, n_embd=128, block_size=64), 12 * 64, 8),
+    ],
+)
+def test_the_default_number_of_threads_follows_the_work(monkeypatch, sizes, tokens, expected):
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    assert threads.default_threads(GPTConfig(27, **sizes), tokens) == expected
+
+
+def test_cores_are_those_the_process_may_use():
+    assert 1 <= threads.cores() <= os.cpu_count()
+    if hasattr(os, "sched_setaffinity"):
+        allowed = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, {min(allowed)})
+            assert threads.cores() == 1
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def test_training_takes_the_threads_that_its_batch_keeps_busy(compiled, monkeypatch):
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    small = Trainer(num_steps=1, dtype="float32").model.engine
+    large = Trainer(num_steps=1, dtype="float32", batch_size=128).model.engine
+    told = Trainer(num_steps=1, dtype="float32", batch_size=128, threads=1).model.engine
+    assert (small.threads, large.threads, told.threads) == (1, 2, 1)

@@ -19,7 +19,7 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
     parser.add_argument("--numerics", default="fast", metavar="NAME", help="fast (default) or exact")
     parser.add_argument("--backend", default="auto", metavar="NAME", help=CONSTANTS["backend"][1])
-    parser.add_argument("--threads", type=int, metavar="N", help=CONSTANTS["threads"][1])
+    parser.add_argument("--threads", type=int, metavar="N", default=1, help="threads that share the work; 1")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each (default: 2)")
     parser.add_argument(
         "--peers", metavar="FOLDER", help="time the *_peer.py of this folder in turn (bench, in the sources)"

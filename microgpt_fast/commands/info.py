@@ -18,6 +18,7 @@ def run(options, stdout):
     import numpy
 
     from ..backends import describe
+    from ..threads import cores
 
     report = {
         "version": __version__,
@@ -27,7 +28,7 @@ def run(options, stdout):
         **describe(),
         "dtypes": DTYPES,
         "cpus": os.cpu_count(),
-        "threads": 1,
+        "cores": cores(),
     }
     if options.json:
         import json

@@ -1,0 +1,40 @@
+"""How many threads a model takes when nobody says."""
+
+import os
+from pathlib import Path
+
+TOPOLOGY = Path("/sys/devices/system/cpu")
+OPERATIONS_A_THREAD = 5_000_000  # in a step; below it, waking a thread and waiting for it takes what it saves
+
+
+def default_threads(config, tokens):
+    """As many threads as a step's work keeps busy, at most one for each core.
+
+    The bits of a result do not depend on it.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    tokens : int
+        In a training step.
+
+    Returns
+    -------
+    threads : int
+    """
+    matrices = 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
+    busy = 6 * matrices * tokens // OPERATIONS_A_THREAD
+    return 1 if busy <= 1 else min(busy, cores())
+
+
+def cores():
+    """Cores that this process may use. Threads of one core count once: they share its multiply-adds."""
+    try:
+        usable = os.sched_getaffinity(0)
+    except AttributeError:  # not every system tells
+        return os.cpu_count() or 1
+    try:
+        siblings = {(TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable}
+    except OSError:
+        return len(usable)
+    return len(siblings)
