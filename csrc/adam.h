@@ -5,37 +5,50 @@
 #include "simd.h"
 
 /* m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,
- * p -= lr (m / c1 / (sqrt(v / c2) + eps) + weight_decay p),  c = 1 - beta^step; that is
- * p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon) with rate = lr sqrt(c2) / c1, epsilon = eps sqrt(c2) */
+ * p -= lr (m / c1 / (sqrt(v / c2) + eps) + weight_decay p),  c = 1 - beta^step; that is, with d = scale g,
+ * m = beta1 m + share d,  v = beta2 v + d^2,  p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon),
+ * scale = sqrt(1 - beta2), share = (1 - beta1) / scale, rate = lr sqrt(c2) / c1, epsilon = eps sqrt(c2) */
 typedef struct {
-    vec beta1, rest1, beta2, rest2, rate, epsilon, keep;
+    vec beta1, share, beta2, rate, epsilon, keep;
+    int decays;
+    real scale;
 } adam_constants;
 
+/* what a gradient is to be multiplied with for adam_step */
+INLINE double adam_scale(double beta2) { return sqrt(1 - beta2); }
+
+/* 1 - beta^step: exactly 1 when beta^step <= exp(-(1 - beta) step) is less than half of 1's last place */
+INLINE double adam_correction(double beta, int64_t step) {
+    return (1 - beta) * (double)step > 37.5 ? 1 : 1 - pow(beta, (double)step);
+}
+
 INLINE adam_constants adam_at(double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step) {
-    double c1 = 1 - pow(beta1, (double)step), root = sqrt(1 - pow(beta2, (double)step));
+    double c1 = adam_correction(beta1, step), root = sqrt(adam_correction(beta2, step));
     return (adam_constants){
-        .beta1 = splat((real)beta1), .rest1 = splat((real)(1 - beta1)),
-        .beta2 = splat((real)beta2), .rest2 = splat((real)(1 - beta2)),
+        .beta1 = splat((real)beta1), .share = splat((real)((1 - beta1) / adam_scale(beta2))), .beta2 = splat((real)beta2),
         .rate = splat((real)(lr * root / c1)), .epsilon = splat((real)(eps * root)),
-        .keep = splat((real)(1 - lr * weight_decay)),
+        .keep = splat((real)(1 - lr * weight_decay)), .decays = lr * weight_decay != 0,
+        .scale = (real)adam_scale(beta2),
     };
 }
 
-/* one vector of parameters after the step; the moments are replaced */
-INLINE vec adam_step(vec p, vec *m, vec *v, vec g, const adam_constants *a) {
-    *m = a->beta1 * *m + a->rest1 * g;
-    *v = a->beta2 * *v + a->rest2 * (g * g);
-    return a->keep * p - a->rate * *m / (vsqrt(*v) + a->epsilon);
+/* one vector of parameters after the step, d being the scaled gradient; the moments are replaced */
+INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int root_by_steps) {
+    *m = a->beta1 * *m + a->share * d;
+    *v = d * d + a->beta2 * *v;
+    if (a->decays) p *= a->keep;
+    vec root = root_by_steps ? vsqrt_by_steps(*v) : vsqrt(*v);
+    return p - a->rate * (*m / (root + a->epsilon));
 }
 
-INLINE void adam_vector(real *p, real *m, real *v, vec g, const adam_constants *a, int n) {
-    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, g, a);
+INLINE void adam_vector(real *p, real *m, real *v, vec d, const adam_constants *a, int n) {
+    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, d, a, 0);
     store_n(m, first, n);
     store_n(v, second, n);
     store_n(p, moved, n);
 }
-INLINE void adam_whole_vector(real *p, real *m, real *v, vec g, const adam_constants *a) {
-    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, g, a);
+INLINE void adam_whole_vector(real *p, real *m, real *v, vec d, const adam_constants *a, const int root_by_steps) {
+    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, d, a, root_by_steps);
     store(m, first);
     store(v, second);
     store(p, moved);
@@ -44,8 +57,8 @@ INLINE void adam_whole_vector(real *p, real *m, real *v, vec g, const adam_const
 static void adam_range(real *p, real *m, real *v, const real *g, ptrdiff_t n, const adam_constants *a) {
     const adam_constants constants = *a;
     ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) adam_vector(p + i, m + i, v + i, load(g + i), &constants, VL);
-    if (i < n) adam_vector(p + i, m + i, v + i, load_n(g + i, lanes_left(i, n)), &constants, lanes_left(i, n));
+    for (; i + VL <= n; i += VL) adam_vector(p + i, m + i, v + i, load(g + i) * splat(a->scale), &constants, VL);
+    if (i < n) adam_vector(p + i, m + i, v + i, load_n(g + i, lanes_left(i, n)) * splat(a->scale), &constants, lanes_left(i, n));
 }
 
 static void adamw_step(real *p, real *m, real *v, const real *g, ptrdiff_t n, double lr, double beta1, double beta2,

@@ -43,14 +43,16 @@ static void micro_give_back(micro *g, real *params, real *m, real *v) {
 
 /* ---- a batch */
 
-static void micro_pack_batch(micro *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t B) {
+/* scale: what gradients are to be multiplied with */
+static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, const int64_t *starts, const int32_t *lengths,
+                             ptrdiff_t B) {
     const ptrdiff_t Q = micro_queries(g->D), H = g->H;
     ptrdiff_t row = 0, p_at = 0, groups = 0, group_row = 0;
     g->B = B, g->cu_seqlens[0] = 0, g->group[0].first = 0;
     for (ptrdiff_t b = 0; b < B; b++) {
         const int32_t *document = tokens + starts[b];
         const ptrdiff_t n = lengths[b], gap = groups * VL;
-        const real weight = (real)(1.0 / ((double)n * (double)B));
+        const real weight = (real)(scale / ((double)n * (double)B));
         for (ptrdiff_t t = 0; t < n; t++, row++) {
             g->tokens[row] = document[t];
             g->targets[row] = document[t + 1];
@@ -175,7 +177,7 @@ static void micro_train_steps(double *losses, real *params, real *m, real *v, co
     micro_phase p = micro_functions(&g);
     const ptrdiff_t embedding_units = (config->vocab_size + g.T + EMBEDDING_UNIT - 1) / EMBEDDING_UNIT;
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
-        micro_pack_batch(&g, tokens, starts, lengths, B);
+        micro_pack_batch(&g, adam_scale(adam->beta2), tokens, starts, lengths, B);
         mgf_pool *threads = g.N < MICRO_ALONE ? NULL : pool;
         mgf_pool_run(threads, g.groups, micro_group_item, &p);
         p.adam = adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step);

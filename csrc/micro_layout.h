@@ -62,7 +62,7 @@ typedef struct {
     int32_t *cu_seqlens;                         /* [B + 1] */
     ptrdiff_t *p_at;                             /* [B] where a document's probabilities begin */
     micro_group *group;
-    real *row_weight;                            /* [N] 1 / (B n) */
+    real *row_weight;                            /* [N] adam_scale / (B n): gradients come as adam_step wants them */
     double *document_loss;                       /* [B] */
 
     real *params, *m, *v, *transposed;           /* [P] wte, wpe; lm_head; layers */

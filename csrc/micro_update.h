@@ -26,8 +26,8 @@ INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u
     }
 }
 
-/* Units [first, end), block by block: the gradient, then Adam. Divisions and roots take long, so a unit is transposed when
- * the next one is under way. */
+/* Units [first, end), block by block: the gradient, then Adam. The unit that divides and takes roots is busy for longer
+ * than those that multiply: every other row's root is left to them, and a unit is transposed when the next is under way. */
 static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants) {
     const adam_constants a = *constants;
     for (const micro_unit *u = g->unit + first; u < g->unit + end; u++) {
@@ -37,7 +37,7 @@ static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, c
             block_gradient(dw, u, row, g->N);
             BLOCK_VECTORS {
                 const ptrdiff_t at = i * u->ld + j * VL;
-                adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a);
+                adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a, i % 2);
             }
         }
         if (u > g->unit + first) transpose_unit(g, u - 1);
@@ -60,7 +60,7 @@ static void micro_update_embeddings(const micro *g, ptrdiff_t unit, const adam_c
         }
     }
     for (ptrdiff_t i = 0, at = first * C; i < rows * C; i += VL, at += VL) {
-        adam_whole_vector(g->params + at, g->m + at, g->v + at, load(grads + i), &a);
+        adam_whole_vector(g->params + at, g->m + at, g->v + at, load(grads + i), &a, i / VL % 2);
         store(grads + i, (vec){0});
     }
 }

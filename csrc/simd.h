@@ -118,6 +118,25 @@ INLINE vec vsqrt(vec a) {
 }
 #endif
 
+/* The root of a >= 0 by multiplications: y = 1 / sqrt(a) to 14 bits, doubled by each of Newton's steps. The error is one
+ * unit in the last place, larger for numbers below 1e-30 (float64: 1e-290). Where roots and divisions set the pace, some
+ * are better computed so. */
+#if VECTOR_BYTES == 64
+INLINE vec vsqrt_by_steps(vec a) {
+    const vec one_half = splat((real)0.5);
+#if REAL_BITS == 32
+    vec y = _mm512_rsqrt14_ps(a + splat(1e-37f)); /* finite for 0, where the root then is 0 */
+#else
+    vec y = _mm512_rsqrt14_pd(a + splat(1e-300));
+    y += y * (one_half - one_half * a * y * y);
+#endif
+    vec root = a * y, half = one_half * y;
+    return root + root * (one_half - root * half);
+}
+#else
+INLINE vec vsqrt_by_steps(vec a) { return vsqrt(a); }
+#endif
+
 /* lanes i and i ^ distance change places */
 INLINE vec swap_lanes(vec x, const int distance) {
     vec y = x;
@@ -194,23 +213,52 @@ INLINE vec group_lane(vec x, const int n, const int i) {
     return y;
 }
 
-/* rows[i][j] <-> rows[j][i] within every group of n lanes of n rows, by exchanging ever smaller off-diagonal blocks */
-INLINE void transpose_groups(vec rows[], const int n) {
-    UNROLL for (int half = n / 2; half; half /= 2) {
-        UNROLL for (int i = 0; i < n; i++) {
-            if (i & half) continue;
-            vec a = rows[i], b = rows[i + half];
+/* Rows that differ in bit `half` of their number exchange the lanes that do: rows[i][j + half] <-> rows[i + half][j] */
+INLINE void exchange_lanes(vec rows[], const int n, const int half) {
+    UNROLL for (int i = 0; i < n; i++) {
+        if (i & half) continue;
+        vec a = rows[i], b = rows[i + half];
 #ifdef __clang__
-            UNROLL for (int lane = 0; lane < VL; lane++) {
-                rows[i][lane] = lane & half ? b[lane - half] : a[lane];
-                rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
-            }
-#else
-            ivec lanes = lane_numbers(), right = (lanes & isplat(half)) != 0;
-            rows[i] = __builtin_shuffle(a, b, lanes + (right & isplat(VL - half)));
-            rows[i + half] = __builtin_shuffle(a, b, lanes + (right & isplat(VL)) + (~right & isplat(half)));
-#endif
+        UNROLL for (int lane = 0; lane < VL; lane++) {
+            rows[i][lane] = lane & half ? b[lane - half] : a[lane];
+            rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
         }
+#else
+        ivec lanes = lane_numbers(), right = (lanes & isplat(half)) != 0;
+        rows[i] = __builtin_shuffle(a, b, lanes + (right & isplat(VL - half)));
+        rows[i + half] = __builtin_shuffle(a, b, lanes + (right & isplat(VL)) + (~right & isplat(half)));
+#endif
+    }
+}
+
+/* a and b become a0 b0 a1 b1 and a2 b2 a3 b3 in every four lanes: cheaper than exchanging single lanes */
+INLINE void interleave_quads(vec *a, vec *b) {
+    vec x = *a, y = *b;
+#ifdef __clang__
+    UNROLL for (int lane = 0; lane < VL; lane++) {
+        int from = (lane & ~3) | (lane & 3) / 2;
+        (*a)[lane] = (lane & 1 ? y : x)[from];
+        (*b)[lane] = (lane & 1 ? y : x)[from + 2];
+    }
+#else
+    ivec lanes = lane_numbers(), from = (lanes & isplat(~3)) + ((lanes & isplat(2)) >> 1) + (lanes & isplat(1)) * isplat(VL);
+    *a = __builtin_shuffle(x, y, from);
+    *b = __builtin_shuffle(x, y, from + isplat(2));
+#endif
+}
+
+/* rows[i][j] <-> rows[j][i] within every group of n lanes of n rows */
+INLINE void transpose_groups(vec rows[], const int n) {
+    UNROLL for (int half = n / 2; half >= 4; half /= 2) exchange_lanes(rows, n, half);
+    if (n < 4 || REAL_BITS == 64) {
+        UNROLL for (int half = n < 4 ? n / 2 : 2; half; half /= 2) exchange_lanes(rows, n, half);
+        return;
+    }
+    UNROLL for (int i = 0; i < n; i += 2) interleave_quads(rows + i, rows + i + 1);
+    exchange_lanes(rows, n, 2);
+    UNROLL for (int i = 0; i < n; i += 4) {
+        vec second = rows[i + 1];
+        rows[i + 1] = rows[i + 2], rows[i + 2] = second;
     }
 }
 INLINE void transpose(vec rows[VL]) { transpose_groups(rows, VL); }
