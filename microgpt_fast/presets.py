@@ -1,5 +1,7 @@
 """Constants that go well together, by name."""
 
+from typing import Any
+
 # fields of GPTConfig and of TrainConfig that differ from their defaults, which are the original's final
 # revision
 _NANOGPT_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
@@ -16,7 +18,7 @@ _NANOGPT_TRAINING = {
     "num_samples": 3,
 }
 
-PRESETS = {
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "microgpt": ({}, {}),
     "first-revision": (
         {"block_size": 8, "activation": "relu2"},

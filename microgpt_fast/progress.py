@@ -3,9 +3,10 @@
 import os
 import sys
 from time import perf_counter
+from typing import Any
 
 from .output import tell
-from .training import Evaluation
+from .training import Evaluation, Steps, Trainer
 
 QUIET_SECONDS = 2  # a shorter training needs no reports
 LINE_SECONDS = 10  # between two lines
@@ -22,14 +23,14 @@ class Progress:
         Whether a bar may be drawn: on a terminal, or in a notebook.
     """
 
-    def __init__(self, trainer, bar=True):
+    def __init__(self, trainer: Trainer, bar: bool = True) -> None:
         self.trainer = trainer
         self._may_draw = bar
-        self._bar = None
+        self._bar: Any = None
         self._begin = self._told = perf_counter()
-        self._peak = None
+        self._peak: float | None = None
 
-    def report(self, event):
+    def report(self, event: Steps | Evaluation) -> None:
         """Report an event of the trainer, if it is time."""
         now = perf_counter()
         is_evaluation = isinstance(event, Evaluation)
@@ -47,7 +48,7 @@ class Progress:
             self._told = now
             tell(self._line())
 
-    def close(self):
+    def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()

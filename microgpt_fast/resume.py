@@ -1,18 +1,21 @@
 """Trainings in files: stopped, and continued as if they never were, bit for bit."""
 
+import os
 from dataclasses import asdict
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from .checkpoint import CheckpointError, load_with_training, save
 from .config import MODEL_OPTIONS
+from .data import Corpus, Source
 from .training import Evaluation, Trainer
 
 LOOKED_AT = 1 << 22  # tokens at each end of the data by which other data are recognised
 
 
-def save_training(trainer, path):
+def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """Write a training's whole state to a file, as `checkpoint.save` does; the file is a model's too.
 
     Parameters
@@ -33,7 +36,9 @@ def save_training(trainer, path):
     save(trainer.model, path, (state, {"m": m, "v": v, "losses": trainer.losses}))
 
 
-def resume_training(path, data=None, **options):
+def resume_training(
+    path: str | os.PathLike[str], data: Source | Corpus = None, **options: Any
+) -> Trainer:
     """The Trainer that `save_training` saw, ready to go on.
 
     Parameters
