@@ -5,6 +5,7 @@ import sys
 from time import perf_counter
 from typing import Any
 
+from .machine import operations_a_token
 from .output import tell
 from .training import Evaluation, Steps, Trainer
 
@@ -69,15 +70,9 @@ class Progress:
         if self._peak is None:
             self._peak = _peak_of(trainer.model)
         if self._peak:
-            parts.append(f"{rate * operations_a_token(trainer) / self._peak:.0%} of peak")
+            operations = operations_a_token(trainer.model.config, trainer.batches.longest)
+            parts.append(f"{rate * operations / self._peak:.0%} of peak")
         return " | ".join(parts)
-
-
-def operations_a_token(trainer):
-    """Floating-point operations of forward and backward for a token of the longest sequence."""
-    c = trainer.model.config
-    matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
-    return 6 * matrices + 6 * c.n_layer * c.n_embd * trainer.batches.longest
 
 
 def _peak_of(model):

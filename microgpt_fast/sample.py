@@ -58,7 +58,13 @@ def generate(
     UsageError
         (a ValueError) for a value that is not allowed, or a model whose logits are not finite.
     """
-    wishes = {"prompt": prompt, "max_new_tokens": max_new_tokens, "top_k": top_k, "top_p": top_p, "stop": stop}
+    wishes = {
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "top_k": top_k,
+        "top_p": top_p,
+        "stop": stop,
+    }
     return ["".join(pieces) for pieces in samples(model, num_samples, temperature, seed, random, **wishes)]
 
 

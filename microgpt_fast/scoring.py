@@ -87,7 +87,10 @@ def score(
         raise UsageError("a model without a tokenizer cannot read text")
     mode = mode or (model.train_config.data_mode if model.train_config else "lines")
     parts, name = parts_of(source)
-    pieces = given(parts, tokenizer.kind) if name is None else segments(find_files(parts), mode, tokenizer.kind)
+    if name is None:
+        pieces = given(parts, tokenizer.kind)
+    else:
+        pieces = segments(find_files(parts), mode, tokenizer.kind)
     corpus = pack(pieces, tokenizer, tokenizer.bos_place, mode, name or "the data")
     predicted = np.diff(corpus.offsets) - 1
     documents = np.concatenate([[0], np.cumsum(predicted)])

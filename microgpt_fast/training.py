@@ -1,6 +1,5 @@
 """Training: the data once, then chunks of steps."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
@@ -13,6 +12,7 @@ from . import backends
 from .batches import make_batches
 from .config import UsageError, resolve
 from .data import Corpus, Source, load_corpus
+from .machine import check_memory, threads_for
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
 from .schedule import learning_rates
@@ -109,7 +109,7 @@ class Trainer:
             dtype=config.dtype,
             backend=config.backend,
             numerics=numerics,
-            threads=config.threads,
+            threads=threads_for(model_config, config, self.batches.longest),
         )
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
@@ -371,27 +371,3 @@ def norm_of(gradient):
     rows, rest = gradient[:whole].reshape(-1, NORM_ROW), gradient[whole:]
     squares = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64) + np.einsum("i,i->", rest, rest)
     return float(np.sqrt(squares))
-
-
-def check_memory(model_config, train_config, longest):
-    """Refuse, before anything is allocated, what this machine's memory cannot hold.
-
-    Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
-    fails later is a MemoryError, but most systems rather end a process that uses more than there is.
-    """
-    rows = train_config.batch_size * longest
-    activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
-    needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize
-    memory = _memory_bytes()
-    if needed > memory or rows >= 2**31:
-        raise UsageError(
-            f"too large: {model_config.num_params:,} parameters and batches of {rows:,} tokens need "
-            f"about {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB of memory"
-        )
-
-
-def _memory_bytes():
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 2**62

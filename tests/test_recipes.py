@@ -44,7 +44,10 @@ def test_blocks_of_a_stream_stay_clear_of_its_held_out_end():
     )
 
 
-def test_copies_of_held_out_documents_are_not_trained_on():
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_copies_of_held_out_documents_are_not_trained_on(piece, monkeypatch):
+    monkeypatch.setattr("microgpt_fast.batches.PIECE", piece)
+    monkeypatch.setattr("microgpt_fast.batches.SCRATCH_FROM", piece)  # arrays in files, and in memory
     documents = [f"name{i % 50}" for i in range(200)] + ["once"]
     corpus = load_corpus(documents)
     split = batches(corpus, val_fraction=0.2)
@@ -53,13 +56,16 @@ def test_copies_of_held_out_documents_are_not_trained_on():
     assert len(held) == len(split.validation[0]) == 10
     assert not held & set(trained) and sorted(held | set(trained)) == sorted(set(documents))
     assert len(trained) == sum(document not in held for document in documents)
+    other = batches(corpus, val_fraction=0.2, seed=7)
+    assert not np.array_equal(split.validation[0], other.validation[0])
 
 
 def test_fingerprints_tell_documents_apart_over_pieces(monkeypatch):
     monkeypatch.setattr("microgpt_fast.batches.PIECE", 7)
     corpus = load_corpus(["ab", "ba", "abcdefghijk", "ab", "aab"])
-    numbers = fingerprints(corpus).tolist()
+    numbers = fingerprints(corpus, seed=1).tolist()
     assert numbers[0] == numbers[3] and len(set(numbers)) == 4
+    assert not set(numbers) & set(fingerprints(corpus, seed=2).tolist())
 
 
 @pytest.mark.parametrize("documents, fraction", [(["a", "a"], 0.5), (["a", "b"], 0.1), (["a", "b"], 0.9)])
