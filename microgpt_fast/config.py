@@ -254,6 +254,8 @@ def resolve(
                 "give num_steps or time_budget, not both: the budget decides the number of steps"
             )
         train_fields.pop("time_budget", None)
+    if options.get("val_fraction") == 0:
+        train_fields.pop("eval_interval", None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 

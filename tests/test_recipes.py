@@ -184,6 +184,13 @@ def test_a_number_of_steps_replaces_a_presets_time_budget():
         resolve(num_steps=7, time_budget=60)
 
 
+def test_without_held_out_data_a_preset_does_not_validate():
+    _, config = resolve("laptop-1min", val_fraction=0)
+    assert config.eval_interval == 0
+    with pytest.raises(UsageError, match="val_fraction above 0"):
+        resolve("laptop-1min", val_fraction=0, eval_interval=5)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_on_lines_and_on_streams(preset):
     for data in (["anna", "bob", "hannah", "otto", "eve", "ann"] * 5, load_corpus([TEXT], mode="stream")):

@@ -87,7 +87,10 @@ def make_trainer(given, constants):
                 raise UsageError(f"--resume goes on with a run as it was begun: --{name} cannot be given")
         with users_file("read", named):
             kept = Run.resume(given["resume"], data, **constants)
-        return kept.trainer, kept
+        trainer = kept.trainer
+        if trainer.step >= trainer.config.num_steps:
+            tell(f"all {trainer.step} steps of {given['resume']} were taken: --num-steps, if larger, goes on")
+        return trainer, kept
     out = given.get("out")
     if out is not None:
         from ..runs import Run, check_free
