@@ -1,6 +1,7 @@
 """Documents to one array of token ids."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -138,6 +139,8 @@ def load_corpus(
             raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     parts, name = parts_of(source)
     if name is None:
+        if parts and all(isinstance(part, str) and os.path.isfile(part) for part in parts):
+            warnings.warn("these documents are names of files: pathlib.Path objects are read", stacklevel=2)
         mode = "lines" if mode == "auto" else mode
         return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
 

@@ -44,6 +44,19 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "eval_interval": 500,
         },
     ),
+    # short lines, like names; narrow enough for the fused step
+    "laptop-10s": (
+        {"n_layer": 4, "n_embd": 32},
+        {
+            **_NANOGPT_TRAINING,
+            "time_budget": 10,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "min_learning_rate": 1e-4,
+            "grad_clip": 0.0,
+            "num_samples": 20,
+        },
+    ),
     "laptop-1min": (
         _NANOGPT_MODEL,
         {

@@ -6,7 +6,7 @@ from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ..output import machines_file, tell
 from .common import CONSTANTS, add_constants, fail, stop_on_interrupt, users_file
 
-PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-1min or laptop-10min"
+PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
 
 def add_arguments(parser):
