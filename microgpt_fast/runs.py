@@ -40,7 +40,8 @@ class Run:
         self._first = self._logged = trainer.step
         self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
         self._has_begun = False
-        self._lines = []
+        self._lines: list[str] = []
+        self._options: dict[str, Any] = {}  # of the model and the data, for config.toml
 
     @classmethod
     def create(
@@ -101,9 +102,8 @@ class Run:
         from pathlib import Path
 
         data = data or stored.get("data")
-        if data is not None:
-            data = [Path(part) for part in ([data] if isinstance(data, str) else data)]
-        trainer = resume_training(last, data, **options)
+        data = [data] if isinstance(data, str) else data
+        trainer = resume_training(last, data and [Path(part) for part in data], **options)
         run = cls(folder, trainer)
         run._options = {name: stored[name] for name in ("data", *MODEL_OPTIONS) if name in stored}
         run._logged = trainer.step // run._interval() * run._interval()

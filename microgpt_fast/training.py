@@ -359,9 +359,11 @@ def train(
     """
     run = Trainer(data, preset=preset, **options)
     for event in run.events():
-        callback = on_step if isinstance(event, Steps) else on_eval
-        if callback is not None:
-            callback(run, event)
+        if isinstance(event, Steps):
+            if on_step is not None:
+                on_step(run, event)
+        elif on_eval is not None:
+            on_eval(run, event)
     return run
 
 
