@@ -113,7 +113,7 @@ class TrainConfig:
         Training ends when so many validations in a row were not better than the best; 0 for never.
     time_budget : float or str, optional
         Seconds ("60s", "10m") that the training should take: its speed is measured first, then `num_steps` is
-        fixed.
+        fixed, and `warmup_steps` cut to a tenth of them.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool

@@ -304,7 +304,7 @@ class Trainer:
         return loss / count, gradient
 
     def _fix_num_steps(self):
-        """Measure the speed, on copies, and replace the time budget by a number of steps that it allows."""
+        """Measure the speed, on copies, and replace the budget by the steps that it allows, a tenth for warm-up."""
         begin = perf_counter()
         budget, config = self.config.time_budget, self.config
         kept = [array.copy() for array in (self.model.parameters, self.moments)]
@@ -325,7 +325,9 @@ class Trainer:
         spent = perf_counter() - begin
         num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
         self.seconds = spent
-        self.config = self.model.train_config = replace(config, num_steps=num_steps, time_budget=None)
+        warmup = min(config.warmup_steps, num_steps // 10)
+        config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
+        self.config = self.model.train_config = config
 
 
 def train(
