@@ -63,6 +63,10 @@ def resume_training(
         raise CheckpointError(f"{path}: a model, but not the state of a training")
     constants = asdict(model.train_config)
     constants.update({name: getattr(model.config, name) for name in MODEL_OPTIONS})
+    if constants["time_budget"] is not None:  # saved before the first step
+        del constants["num_steps"]
+    elif options.get("time_budget") is not None:
+        raise UsageError("a training that goes on has no time_budget any more: give num_steps")
     for name in FIXED:
         if options.get(name, constants[name]) != constants[name]:
             raise UsageError(f"a training that goes on keeps its {name}: {constants[name]}, not {options[name]}")

@@ -233,6 +233,17 @@ def test_a_resumed_training_is_the_uninterrupted_one(options, mode, backend, tmp
     assert mg.load(tmp_path / "state", backend="numpy").config == whole.model.config
 
 
+def test_a_time_budget_is_resumed_only_before_the_first_step(tmp_path):
+    run = stream(time_budget=0.1)
+    save_training(run, tmp_path / "state")
+    resumed = resume_training(tmp_path / "state", run.corpus)
+    [*resumed.events()]
+    assert resumed.step == resumed.config.num_steps
+    save_training(resumed, tmp_path / "state")
+    with pytest.raises(UsageError, match="give num_steps"):
+        resume_training(tmp_path / "state", run.corpus, time_budget=5)
+
+
 def test_other_data_and_plain_models_are_not_resumed(tmp_path):
     run = stream()
     save_training(run, tmp_path / "state")
