@@ -6,7 +6,7 @@ import numpy as np
 
 from .config import UsageError
 
-OPERATIONS_A_THREAD = 1e8  # of a step, that are worth another thread: about a millisecond's
+OPERATIONS_A_THREAD = 5e7  # of a step, that are worth another thread: about half a millisecond's
 
 
 def check_memory(model_config, train_config, longest):
