@@ -129,7 +129,7 @@ class TrainConfig:
         None takes exact where it can be had: see `model.resolve_numerics`.
     backend : {"auto", "cython", "numba", "numpy"}
     threads : int, optional
-        They change no bit of the result. None: the processors there are, at most as many as a step feeds.
+        None lets the program choose.
 
     Raises
     ------

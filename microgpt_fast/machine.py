@@ -6,8 +6,6 @@ import numpy as np
 
 from .config import UsageError
 
-OPERATIONS_A_THREAD = 5e7  # of a step, that are worth another thread: about half a millisecond's
-
 
 def check_memory(model_config, train_config, longest):
     """Refuse, before anything is allocated, what this machine's memory cannot hold.
@@ -26,26 +24,11 @@ def check_memory(model_config, train_config, longest):
         )
 
 
-def threads_for(model_config, train_config, longest):
-    """How many threads a training uses if nobody says: at most the processors that it may run on."""
-    if train_config.threads is not None:
-        return train_config.threads
-    operations = operations_a_token(model_config, longest) * train_config.batch_size * longest
-    return max(1, min(_processors(), int(operations / OPERATIONS_A_THREAD)))
-
-
 def operations_a_token(model_config, longest):
     """Floating-point operations of forward and backward for a token of a sequence of `longest` tokens."""
     c = model_config
     matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
     return 6 * matrices + 6 * c.n_layer * c.n_embd * longest
-
-
-def _processors():
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system has it
-        return os.cpu_count() or 1
 
 
 def _memory_bytes():

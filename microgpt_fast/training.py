@@ -12,7 +12,7 @@ from . import backends
 from .batches import make_batches
 from .config import UsageError, resolve
 from .data import Corpus, Source, load_corpus
-from .machine import check_memory, threads_for
+from .machine import check_memory
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
 from .schedule import learning_rates
@@ -109,7 +109,7 @@ class Trainer:
             dtype=config.dtype,
             backend=config.backend,
             numerics=numerics,
-            threads=threads_for(model_config, config, self.batches.longest),
+            threads=config.threads,
         )
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from microgpt_fast import backends, machine
-from microgpt_fast.config import GPTConfig, TrainConfig
+from microgpt_fast import backends
+from microgpt_fast.config import GPTConfig
 
 STEPS = 3
 
@@ -85,12 +85,3 @@ def test_denormals_of_the_process_stay(compiled):
     trained(compiled.Engine(job[0], "float32", threads=2), job)
     tiny = np.array([1e-40], np.float32)
     assert (tiny * np.float32(1)).item() == tiny.item() != 0
-
-
-def test_large_steps_take_the_processors_there_are_and_small_ones_do_not(monkeypatch):
-    monkeypatch.setattr(machine, "_processors", lambda: 8)
-    small, large = GPTConfig(27), GPTConfig(66, n_layer=4, n_embd=128, block_size=64)
-    assert machine.threads_for(small, TrainConfig(batch_size=16), 16) == 1
-    assert machine.threads_for(large, TrainConfig(batch_size=12), 64) == 8
-    assert machine.threads_for(large, TrainConfig(batch_size=1), 64) == 6  # 0.3e9 operations
-    assert machine.threads_for(large, TrainConfig(batch_size=12, threads=2), 64) == 2

@@ -39,7 +39,7 @@ CONSTANTS = {
     "dtype": (str, "float64 or float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
-    "threads": (int, "threads that share the work; they change no bit of the result"),
+    "threads": (int, "threads that share the work"),
 }
 RECIPE = (  # what the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
