@@ -57,21 +57,39 @@ def answer(**fields):
 
 
 def tensors(job, dtype):
-    """The initial weights by name; attn_wq, attn_wk and attn_wv of a layer as one, attn_qkv [3 C, C]."""
+    """The initial weights of a job by name; see `joined`."""
     flat, start, named = job.weights(dtype), 0, {}
-    C = job.config.n_embd
     for name, (rows, columns) in job.config.shapes().items():
-        if name.endswith(("attn_wk", "attn_wv")):
-            continue  # they follow attn_wq
-        if name.endswith("attn_wq"):
-            name, rows = name.replace("attn_wq", "attn_qkv"), 3 * C
         named[name] = flat[start : start + rows * columns].reshape(rows, columns)
         start += rows * columns
+    return joined(named)
+
+
+def joined(tensors):
+    """A model's tensors by name: attn_wq, attn_wk and attn_wv of a layer as one, attn_qkv [3 C, C]."""
+    named = {}
+    for name, tensor in tensors.items():
+        if name.endswith("attn_wq"):
+            parts = [tensors[name.replace("wq", part)] for part in ("wq", "wk", "wv")]
+            named[name.replace("wq", "qkv")] = np.concatenate(parts)
+        elif not name.endswith(("attn_wk", "attn_wv")):
+            named[name] = tensor
     return named
 
 
 def padded_batches(job, dtype):
-    """All batches of a job, documents padded to block_size.
+    """All batches of a job: see `padded`."""
+    tokens, starts, lengths = job.documents()
+    return padded(tokens, starts, lengths, job.batch_size, job.config.block_size, dtype)
+
+
+def padded(tokens, starts, lengths, batch_size, block_size, dtype):
+    """Batches of documents, padded to block_size.
+
+    Parameters
+    ----------
+    tokens, starts, lengths
+        Document i is tokens[starts[i] : starts[i] + lengths[i] + 1].
 
     Returns
     -------
@@ -82,12 +100,11 @@ def padded_batches(job, dtype):
     longest : int array [n]
         Length of the longest document of each batch.
     """
-    tokens, starts, lengths = job.documents()
-    T = job.config.block_size
+    B, T = batch_size, block_size
     inside = np.arange(T) < lengths[:, None]
     places = np.where(inside, starts[:, None] + np.arange(T), 0)
     inputs = np.where(inside, tokens[places], 0)
     targets = np.where(inside, tokens[places + 1], 0)
-    weights = inside / (job.batch_size * lengths[:, None])
-    inputs, targets, weights = (x.reshape(-1, job.batch_size, T) for x in (inputs, targets, weights))
-    return inputs, targets, weights.astype(dtype), lengths.reshape(-1, job.batch_size).max(1)
+    weights = inside / (B * lengths[:, None])
+    inputs, targets, weights = (x.reshape(-1, B, T) for x in (inputs, targets, weights))
+    return inputs, targets, weights.astype(dtype), lengths.reshape(-1, B).max(1)

@@ -32,34 +32,32 @@ class TorchProgram:
         self.padded = not (weights == weights[0, 0, 0]).all()
         self.step = 0
 
-    def loss(self, inputs, targets, weights):
-        """Mean over documents of each one's mean cross-entropy; inputs [B, T]."""
-        import torch.nn.functional as F
-
-        p, c = self.parameters, self.config
-        B, T = inputs.shape
-        x = norm(F.embedding(inputs, p["wte"]) + p["wpe"][:T])
-        for i in range(c.n_layer):
-            qkv = F.linear(norm(x), p[f"layer{i}.attn_qkv"])
-            q, k, v = qkv.view(B, T, 3, c.n_head, c.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + F.linear(y.transpose(1, 2).reshape(B, T, c.n_embd), p[f"layer{i}.attn_wo"])
-            h = F.relu(F.linear(norm(x), p[f"layer{i}.mlp_fc1"]))
-            x = x + F.linear(h, p[f"layer{i}.mlp_fc2"])
-        logits = F.linear(x, p["lm_head"]).view(B * T, c.vocab_size)
-        if not self.padded:
-            return F.cross_entropy(logits, targets.reshape(-1))
-        losses = F.cross_entropy(logits, targets.reshape(-1), reduction="none")
-        return (losses * weights.reshape(-1)).sum()
-
     def train(self):
         batch = self.batches[self.step % len(self.batches)]
         self.step += 1
-        loss = self.loss(*batch)
+        losses = token_losses(self.parameters, self.config, *batch[:2])
+        loss = (losses * batch[2]).sum() if self.padded else losses.mean()
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
         self.adam.step()
         return [loss.item()]
+
+
+def token_losses(p, c, inputs, targets):
+    """The cross-entropy at each token: [B, T], as are inputs and targets; p: parameters by name, c: GPTConfig."""
+    import torch.nn.functional as F
+
+    B, T = inputs.shape
+    x = norm(F.embedding(inputs, p["wte"]) + p["wpe"][:T])
+    for i in range(c.n_layer):
+        qkv = F.linear(norm(x), p[f"layer{i}.attn_qkv"])
+        q, k, v = qkv.view(B, T, 3, c.n_head, c.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + F.linear(y.transpose(1, 2).reshape(B, T, c.n_embd), p[f"layer{i}.attn_wo"])
+        h = F.relu(F.linear(norm(x), p[f"layer{i}.mlp_fc1"]))
+        x = x + F.linear(h.square() if c.activation == "relu2" else h, p[f"layer{i}.mlp_fc2"])
+    logits = F.linear(x, p["lm_head"]).view(B * T, c.vocab_size)
+    return F.cross_entropy(logits, targets.reshape(-1), reduction="none").view(B, T)
 
 
 def norm(x):

@@ -5,6 +5,7 @@ import os
 import stat
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,11 @@ class CheckpointError(UsageError):
     """A file that does not hold a model of this program."""
 
 
-def save(model, path, training=None):
+def save(
+    model: GPT,
+    path: str | os.PathLike[str],
+    training: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
+) -> None:
     """Write a model to a file, which holds what it held before or all of the model, whatever happens.
 
     The file is a safetensors file: the parameters under their names, and in its metadata the configuration,
@@ -61,7 +66,13 @@ def save(model, path, training=None):
     replace_file(check_writable(path), content)
 
 
-def load(path, *, backend="auto", numerics=None, threads=None):
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    numerics: str | None = None,
+    threads: int | None = None,
+) -> GPT:
     """Read a model that `save` wrote.
 
     Parameters

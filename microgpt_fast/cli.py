@@ -115,6 +115,9 @@ def parse(arguments=None):
         if name in arguments:  # the other commands' modules need not be imported
             module_of(name).add_arguments(command)
 
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = closest(arguments[0], COMMANDS)
+        raise UsageError(f"unknown command {arguments[0]!r}{near} (allowed: {', '.join(COMMANDS)})")
     arguments = [dashed(argument) for argument in arguments]
     options, unknown = parser.parse_known_args(arguments)
     if options.command is None:

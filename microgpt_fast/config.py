@@ -2,7 +2,9 @@
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 ACTIVATIONS = ("relu", "relu2")
 BACKENDS = ("auto", "cython", "numba", "numpy")
@@ -49,7 +51,7 @@ class GPTConfig:
     block_size: int = 16
     activation: str = "relu"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "n_layer", "n_embd", "n_head", "block_size"):
             _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
         _choice("activation", self.activation, ACTIVATIONS)
@@ -59,16 +61,16 @@ class GPTConfig:
             )
 
     @property
-    def head_dim(self):
+    def head_dim(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
 
     @property
-    def num_params(self):
+    def num_params(self) -> int:
         """Number of parameters: the length of the flat buffer."""
         return (2 * self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd) * self.n_embd
 
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int, int]]:
         """Shape (rows, columns) of each parameter matrix by its name, in the order of the flat buffer."""
         C = self.n_embd
         shapes = {"wte": (self.vocab_size, C), "wpe": (self.block_size, C), "lm_head": (self.vocab_size, C)}
@@ -111,7 +113,7 @@ class TrainConfig:
         Training ends when so many validations in a row were not better than the best; 0 for never.
     time_budget : float or str, optional
         Seconds ("60s", "10m") that the training should take: its speed is measured first, then `num_steps` is
-        fixed.
+        fixed, and `warmup_steps` cut to a tenth of them.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool
@@ -153,7 +155,7 @@ class TrainConfig:
     eval_interval: int = 0
     target_loss: float | None = None
     patience: int = 0
-    time_budget: float | None = None
+    time_budget: float | str | None = None
     init_std: float = 0.08
     zero_init: bool = False
     temperature: float = 0.5
@@ -165,7 +167,7 @@ class TrainConfig:
     backend: str = "auto"
     threads: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _set(self, "num_steps", check_integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
         _set(self, "batch_size", check_integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
         name = "gradient_accumulation_steps"
@@ -218,7 +220,9 @@ MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name !=
 TRAIN_OPTIONS = tuple(field.name for field in fields(TrainConfig))
 
 
-def resolve(preset="microgpt", **options):
+def resolve(
+    preset: str = "microgpt", **options: Any
+) -> tuple[Callable[[int], GPTConfig], TrainConfig]:
     """A preset with some of its constants replaced.
 
     Parameters
@@ -250,6 +254,8 @@ def resolve(preset="microgpt", **options):
                 "give num_steps or time_budget, not both: the budget decides the number of steps"
             )
         train_fields.pop("time_budget", None)
+    if options.get("val_fraction") == 0:
+        train_fields.pop("eval_interval", None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 

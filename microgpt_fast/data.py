@@ -1,8 +1,12 @@
 """Documents to one array of token ids."""
 
 import os
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import text
 from .config import DATA_MODES, TOKENIZERS, UsageError
@@ -10,6 +14,7 @@ from .text import DataError, code_points
 from .tokenizer import ByteTokenizer, Tokenizer
 
 BUILTIN = os.path.join(os.path.dirname(__file__), "datasets", "us_census_1990_first_names.txt")
+Source: TypeAlias = str | os.PathLike[str] | Iterable[str] | Iterable[os.PathLike[str]] | None
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenised again in no time
 
 
@@ -30,15 +35,24 @@ class Corpus:
         What the user should know about how the text was read.
     """
 
-    def __init__(self, tokens, offsets, tokenizer, mode="lines", note=None):
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        offsets: NDArray[np.int64],
+        tokenizer: Tokenizer | ByteTokenizer,
+        mode: str = "lines",
+        note: str | None = None,
+    ) -> None:
         self.tokens, self.offsets, self.tokenizer, self.mode = tokens, offsets, tokenizer, mode
         self.note = note
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of documents."""
         return len(self.offsets) - 1
 
-    def batches(self, order, first, count, block_size):
+    def batches(
+        self, order: NDArray[np.int64], first: int, count: int, block_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Where the documents of consecutive positions in an endlessly repeated order lie.
 
         Parameters
@@ -62,7 +76,9 @@ class Corpus:
         lengths = np.minimum(self.offsets[documents + 1] - starts - 1, block_size)
         return starts, lengths.astype(np.int32)
 
-    def gather(self, starts, lengths):
+    def gather(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Some sequences and the token after each, for an Engine.
 
         Returns
@@ -80,7 +96,14 @@ class Corpus:
         return self.tokens[places].astype(np.int32), ends - sizes
 
 
-def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", block_size=16):
+def load_corpus(
+    source: Source = None,
+    bos: str = "last",
+    *,
+    mode: str = "lines",
+    tokenizer: str = "char",
+    block_size: int = 16,
+) -> Corpus:
     """Read and tokenise documents.
 
     Text of more than 8 MB is tokenised once, into a cache: see `token_cache`.
@@ -114,20 +137,14 @@ def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", bloc
     for name, value, allowed in (("mode", mode, DATA_MODES), ("tokenizer", tokenizer, TOKENIZERS)):
         if value not in allowed:
             raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-    if source is None:
-        source = BUILTIN
-    if isinstance(source, (str, os.PathLike)):
-        source = [source]
-        paths = True
-    else:
-        source = list(source)
-        paths = bool(source) and all(isinstance(part, os.PathLike) for part in source)
-    if not paths:
+    parts, name = parts_of(source)
+    if name is None:
+        if parts and all(isinstance(part, str) and os.path.isfile(part) for part in parts):
+            warnings.warn("these documents are names of files: pathlib.Path objects are read", stacklevel=2)
         mode = "lines" if mode == "auto" else mode
-        return pack(_given(source, tokenizer), tokenizer, bos, mode, "the data")
+        return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
 
-    files = text.find_files(source)
-    name = " ".join(map(os.fspath, source))
+    files = text.find_files(parts)
     mode, note = _choose_mode(files, mode, tokenizer, block_size)
     if sum(size for _, size, _ in files) < CACHED_FROM:
         corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
@@ -137,6 +154,17 @@ def load_corpus(source=None, bos="last", *, mode="lines", tokenizer="char", bloc
         corpus = cached(files, mode, tokenizer, bos, name)
     corpus.note = note
     return corpus
+
+
+def parts_of(source):
+    """What a source (see `load_corpus`) consists of: (a list, its name if these are paths, else None)."""
+    if source is None:
+        source = BUILTIN
+    if isinstance(source, (str, os.PathLike)):
+        return [source], os.fspath(source)
+    parts = list(source)
+    are_paths = bool(parts) and all(isinstance(part, os.PathLike) for part in parts)
+    return parts, " ".join(map(os.fspath, parts)) if are_paths else None
 
 
 def segments(files, mode, tokenizer):
@@ -158,7 +186,8 @@ def no_documents(name):
     return DataError(f"{name}: no documents: there is nothing but blank lines")
 
 
-def _given(documents, tokenizer):
+def given(documents, tokenizer):
+    """The segments of documents that are strings."""
     for index, document in enumerate(documents):
         if not isinstance(document, str):
             raise DataError(f"document {index} must be a str, not {type(document).__name__}")

@@ -1,10 +1,17 @@
 """The model: its parameters, and the engine that computes with them."""
 
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from . import backends
-from .config import UsageError
+from .config import GPTConfig, TrainConfig, UsageError
+from .random_stream import RandomStream
 from .threads import default_threads
+from .tokenizer import ByteTokenizer, Tokenizer
 
 
 class GPT:
@@ -33,30 +40,37 @@ class GPT:
     """
 
     def __init__(
-        self, config, tokenizer=None, *, dtype="float64", backend="auto", numerics=None, threads=None
-    ):
+        self,
+        config: GPTConfig,
+        tokenizer: Tokenizer | ByteTokenizer | None = None,
+        *,
+        dtype: str = "float64",
+        backend: str = "auto",
+        numerics: str | None = None,
+        threads: int | None = None,
+    ) -> None:
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise UsageError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}")
         self.config = config
         self.tokenizer = tokenizer
-        self.train_config = None
+        self.train_config: TrainConfig | None = None
         self.backend = backends.load(backend)
         self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend)
         self.threads = threads or default_threads(config, config.block_size)
         self._parameters = np.zeros(config.num_params, dtype)
-        self._engine = None
-        self.tensors = {}
+        self._engine: Any = None
+        self.tensors: dict[str, NDArray[Any]] = {}
         start = 0
         for name, (rows, columns) in config.shapes().items():
             self.tensors[name] = self._parameters[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
 
     @property
-    def parameters(self):
+    def parameters(self) -> NDArray[Any]:
         return self._parameters
 
     @property
-    def engine(self):
+    def engine(self) -> Any:
         """The backend's engine for this configuration, made at first use."""
         if self._engine is None:
             self._engine = self.backend.Engine(
@@ -64,7 +78,7 @@ class GPT:
             )
         return self._engine
 
-    def initialise(self, random, std=0.08, zero_init=False):
+    def initialise(self, random: RandomStream, std: float = 0.08, zero_init: bool = False) -> None:
         """Draw every parameter, in the order of the buffer, from a normal distribution around 0.
 
         Parameters
@@ -82,7 +96,7 @@ class GPT:
             if draws is not flat:
                 flat[:] = draws
 
-    def logits(self, ids):
+    def logits(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
         """What the model expects after each token of one sequence.
 
         Parameters
@@ -111,7 +125,9 @@ class GPT:
         return logits
 
 
-def resolve_numerics(numerics, dtype, batch_size, backend, is_plain=True):
+def resolve_numerics(
+    numerics: str | None, dtype: str, batch_size: int, backend: ModuleType, is_plain: bool = True
+) -> tuple[str, str | None]:
     """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" is not.
 
     Exact numerics are float64's default. They need a backend that has them, and one document a step; where

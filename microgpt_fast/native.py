@@ -5,12 +5,12 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 
-def get_include():
+def get_include() -> str:
     """The folder of microgpt_fast.h, as a string: for a C compiler's ``-I``, or ``include_dirs``."""
     return str(_HERE / "include")
 
 
-def get_sources():
+def get_sources() -> str:
     """The folder of the C core's sources, as a string; docs/kernels.md tells how to compile them.
 
     Raises

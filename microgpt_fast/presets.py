@@ -1,5 +1,7 @@
 """Constants that go well together, by name."""
 
+from typing import Any
+
 # fields of GPTConfig and of TrainConfig that differ from their defaults, which are the original's final
 # revision
 _NANOGPT_MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
@@ -16,7 +18,7 @@ _NANOGPT_TRAINING = {
     "num_samples": 3,
 }
 
-PRESETS = {
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "microgpt": ({}, {}),
     "first-revision": (
         {"block_size": 8, "activation": "relu2"},
@@ -40,6 +42,19 @@ PRESETS = {
             "learning_rate": 3e-3,
             "min_learning_rate": 1e-4,
             "eval_interval": 500,
+        },
+    ),
+    # short lines, like names; narrow enough for the fused step
+    "laptop-10s": (
+        {"n_layer": 4, "n_embd": 32},
+        {
+            **_NANOGPT_TRAINING,
+            "time_budget": 10,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "min_learning_rate": 1e-4,
+            "grad_clip": 0.0,
+            "num_samples": 20,
         },
     ),
     "laptop-1min": (

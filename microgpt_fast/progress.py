@@ -3,9 +3,11 @@
 import os
 import sys
 from time import perf_counter
+from typing import Any
 
+from .machine import operations_a_token
 from .output import tell
-from .training import Evaluation
+from .training import Evaluation, Steps, Trainer
 
 QUIET_SECONDS = 2  # a shorter training needs no reports
 LINE_SECONDS = 10  # between two lines
@@ -22,14 +24,14 @@ class Progress:
         Whether a bar may be drawn: on a terminal, or in a notebook.
     """
 
-    def __init__(self, trainer, bar=True):
+    def __init__(self, trainer: Trainer, bar: bool = True) -> None:
         self.trainer = trainer
         self._may_draw = bar
-        self._bar = None
+        self._bar: Any = None
         self._begin = self._told = perf_counter()
-        self._peak = None
+        self._peak: float | None = None
 
-    def report(self, event):
+    def report(self, event: Steps | Evaluation) -> None:
         """Report an event of the trainer, if it is time."""
         now = perf_counter()
         is_evaluation = isinstance(event, Evaluation)
@@ -47,7 +49,7 @@ class Progress:
             self._told = now
             tell(self._line())
 
-    def close(self):
+    def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
@@ -68,15 +70,9 @@ class Progress:
         if self._peak is None:
             self._peak = _peak_of(trainer.model)
         if self._peak:
-            parts.append(f"{rate * operations_a_token(trainer) / self._peak:.0%} of peak")
+            operations = operations_a_token(trainer.model.config, trainer.batches.longest)
+            parts.append(f"{rate * operations / self._peak:.0%} of peak")
         return " | ".join(parts)
-
-
-def operations_a_token(trainer):
-    """Floating-point operations of forward and backward for a token of the longest sequence."""
-    c = trainer.model.config
-    matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
-    return 6 * matrices + 6 * c.n_layer * c.n_embd * trainer.batches.longest
 
 
 def _peak_of(model):

@@ -4,7 +4,21 @@ A stream orders the documents, draws the initial parameters and then the samples
 them all. The compiled backend has the same stream at compiled speed.
 """
 
+from types import ModuleType
+from typing import Any, Protocol
+
 import numpy as np
+from numpy.typing import NDArray
+
+
+class RandomStream(Protocol):
+    """A stream, whoever computes it; see `PythonRandom`."""
+
+    def permutation(self, n: int) -> NDArray[np.int64]: ...
+    def normal(self, out: NDArray[np.float64], std: float) -> None: ...
+    def choices(self, weights: NDArray[np.float64]) -> int: ...
+    def getstate(self) -> tuple[Any, ...]: ...
+    def setstate(self, state: tuple[Any, ...]) -> None: ...
 
 
 class PythonRandom:
@@ -16,36 +30,36 @@ class PythonRandom:
         As of random.seed(): the sign does not count.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         import random
 
         self._random = random.Random(seed)
 
-    def permutation(self, n):
+    def permutation(self, n: int) -> NDArray[np.int64]:
         """The indices, int64 array [n], that random.shuffle(list(range(n))) leaves."""
         order = list(range(n))
         self._random.shuffle(order)
         return np.array(order, np.int64)
 
-    def normal(self, out, std):
+    def normal(self, out: NDArray[np.float64], std: float) -> None:
         """Fill `out`, flat float64, with draws of random.gauss(0, std); a `std` of 0 draws too."""
         gauss = self._random.gauss
         out[:] = [gauss(0, std) for _ in range(len(out))]
 
-    def choices(self, weights):
+    def choices(self, weights: NDArray[np.float64]) -> int:
         """An index drawn with these weights, float64 array [n], as random.choices(range(n), weights)[0]."""
         return self._random.choices(range(len(weights)), weights.tolist())[0]
 
-    def getstate(self):
+    def getstate(self) -> tuple[Any, ...]:
         """The state, as of random.Random.getstate()."""
         return self._random.getstate()
 
-    def setstate(self, state):
+    def setstate(self, state: tuple[Any, ...]) -> None:
         """Continue from a state of `getstate`, also of random.Random.getstate()."""
         self._random.setstate(state)
 
 
-def seeded(seed, backend):
+def seeded(seed: int, backend: ModuleType) -> RandomStream:
     """The stream for a seed: the backend's own, or the standard library's.
 
     Parameters

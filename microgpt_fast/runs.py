@@ -2,15 +2,17 @@
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from time import monotonic
+from typing import Any
 
 from .checkpoint import FORMAT, replace_file, save
 from .config import MODEL_OPTIONS, UsageError
 from .resume import resume_training, save_training
 from .schedule import learning_rates
 from .settings import read_toml, to_toml
-from .training import Evaluation
+from .training import Evaluation, Steps, Trainer
 
 CHECKPOINT_SECONDS = 30  # at most, of training that a crash loses
 LINES = 1000  # at most, that the steps of a run leave in metrics.jsonl
@@ -32,16 +34,22 @@ class Run:
     trainer : Trainer
     """
 
-    def __init__(self, folder, trainer):
+    def __init__(self, folder: str | os.PathLike[str], trainer: Trainer) -> None:
         self.folder, self.trainer = os.fspath(folder), trainer
         self._saved_at = monotonic()
         self._first = self._logged = trainer.step
         self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
         self._has_begun = False
-        self._lines = []
+        self._lines: list[str] = []
+        self._options: dict[str, Any] = {}  # of the model and the data, for config.toml
 
     @classmethod
-    def create(cls, folder, trainer, data=None, preset="microgpt"):
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        trainer: Trainer,
+        data: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> "Run":
         """Begin a run in a new or empty folder, or one without a run.
 
         Raises
@@ -63,7 +71,12 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder, data=None, **options):
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        data: Sequence[str | os.PathLike[str]] | None = None,
+        **options: Any,
+    ) -> "Run":
         """Go on with a run from its last checkpoint.
 
         Parameters
@@ -89,22 +102,18 @@ class Run:
         from pathlib import Path
 
         data = data or stored.get("data")
-        if data is not None:
-            data = [
-                part if part == "-" else Path(part) for part in ([data] if isinstance(data, str) else data)
-            ]
-            data = data[0] if data == ["-"] else data
-        trainer = resume_training(last, data, **options)
+        data = [data] if isinstance(data, str) else data
+        trainer = resume_training(last, data and [Path(part) for part in data], **options)
         run = cls(folder, trainer)
         run._options = {name: stored[name] for name in ("data", *MODEL_OPTIONS) if name in stored}
         run._logged = trainer.step // run._interval() * run._interval()
         return run
 
-    def path(self, name):
+    def path(self, name: str) -> str:
         """The path of a file in the folder."""
         return os.path.join(self.folder, name)
 
-    def record(self, event):
+    def record(self, event: Steps | Evaluation) -> None:
         """Write what an event of the trainer brought: metrics, and now and then checkpoints.
 
         Raises
@@ -122,7 +131,7 @@ class Run:
         if isinstance(event, Evaluation) or monotonic() - self._saved_at > CHECKPOINT_SECONDS:
             self.checkpoint()
 
-    def checkpoint(self):
+    def checkpoint(self) -> None:
         """Write the last checkpoint."""
         self._log_steps()
         if self._lines:
@@ -132,7 +141,7 @@ class Run:
         save_training(self.trainer, self.path(LAST))
         self._saved_at = monotonic()
 
-    def write_samples(self, texts):
+    def write_samples(self, texts: Iterable[str]) -> None:
         """Write samples of the finished model."""
         content = "".join(f"--- sample {index}\n{text}\n" for index, text in enumerate(texts, 1))
         replace_file(self.path(SAMPLES), content.encode())

@@ -1,14 +1,30 @@
 """Text from a model."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 
 from .config import TrainConfig, UsageError, check_integer, check_number
-from .random_stream import seeded
+from .model import GPT
+from .random_stream import RandomStream, seeded
 
 STREAM_TOKENS = 500  # of a sample from a model of one long text, if nothing else is asked for
 
 
-def generate(model, num_samples=None, temperature=None, seed=None, random=None, **options):
+def generate(
+    model: GPT,
+    num_samples: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    random: RandomStream | None = None,
+    *,
+    prompt: str | None = None,
+    max_new_tokens: int | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: str | None = None,
+) -> list[str]:
     """Draw documents from a model.
 
     Parameters
@@ -42,10 +58,24 @@ def generate(model, num_samples=None, temperature=None, seed=None, random=None, 
     UsageError
         (a ValueError) for a value that is not allowed, or a model whose logits are not finite.
     """
-    return ["".join(pieces) for pieces in samples(model, num_samples, temperature, seed, random, **options)]
+    wishes = {
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "top_k": top_k,
+        "top_p": top_p,
+        "stop": stop,
+    }
+    return ["".join(pieces) for pieces in samples(model, num_samples, temperature, seed, random, **wishes)]
 
 
-def samples(model, num_samples=None, temperature=None, seed=None, random=None, **options):
+def samples(
+    model: GPT,
+    num_samples: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    random: RandomStream | None = None,
+    **options: Any,
+) -> Iterator[Iterable[str]]:
     """`generate`, one document at a time: each an iterable of pieces of text, as they are drawn."""
     trained = model.train_config or TrainConfig()
     given = {"num_samples": num_samples, "temperature": temperature, "seed": seed}

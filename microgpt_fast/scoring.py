@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import UsageError
-from .data import pack, segments
+from .data import Corpus, Source, given, pack, parts_of, segments
+from .model import GPT
 from .text import find_files
 
 LOGITS = 1 << 23  # that are computed in one call
@@ -29,12 +32,12 @@ class Score:
         In all documents.
     """
 
-    corpus: object
-    surprises: np.ndarray
-    documents: np.ndarray
+    corpus: Corpus
+    surprises: NDArray[np.float64]
+    documents: NDArray[np.int64]
     characters: int
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """The figures of the whole text, by name."""
         nats = float(self.surprises.sum())
         tokens = len(self.surprises)
@@ -51,7 +54,11 @@ class Score:
         }
 
 
-def score(model, source, mode=None):
+def score(
+    model: GPT,
+    source: Source,
+    mode: str | None = None,
+) -> Score:
     """Score a text.
 
     Every token is predicted once, in windows of block_size tokens that overlap by half: but for the
@@ -61,8 +68,8 @@ def score(model, source, mode=None):
     ----------
     model : GPT
         With a tokenizer.
-    source : list of path
-        See `text.find_files`.
+    source : path, list of pathlib.Path, or iterable of str
+        As of `load_corpus`.
     mode : {"lines", "stream"}, optional
         Whether a line is a document, or a file; None is as the model was trained.
 
@@ -79,10 +86,12 @@ def score(model, source, mode=None):
     if tokenizer is None:
         raise UsageError("a model without a tokenizer cannot read text")
     mode = mode or (model.train_config.data_mode if model.train_config else "lines")
-    name = " ".join(map(str, source))
-    corpus = pack(
-        segments(find_files(source), mode, tokenizer.kind), tokenizer, tokenizer.bos_place, mode, name
-    )
+    parts, name = parts_of(source)
+    if name is None:
+        pieces = given(parts, tokenizer.kind)
+    else:
+        pieces = segments(find_files(parts), mode, tokenizer.kind)
+    corpus = pack(pieces, tokenizer, tokenizer.bos_place, mode, name or "the data")
     predicted = np.diff(corpus.offsets) - 1
     documents = np.concatenate([[0], np.cumsum(predicted)])
     surprises = np.empty(documents[-1])

@@ -18,7 +18,7 @@ ABSENT = {
     "dropout": "there is no dropout",
     "bias": "there are no biases",
     "lr_decay_iters": "the schedule ends with num_steps",
-    "decay_lr": "take schedule = constant",
+    "decay_lr": "take schedule = cosine, or constant for decay_lr = False",
     "eval_iters": "a validation is over all that is held out",
     "eval_only": "take the command score",
     "log_interval": "progress is reported as time goes by",

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+from .config import GPTConfig
+
 TOPOLOGY = Path("/sys/devices/system/cpu")
 OPERATIONS_A_THREAD = 5_000_000  # in a step; below it, waking a thread and waiting for it takes what it saves
 
 
-def default_threads(config, tokens):
+def default_threads(config: GPTConfig, tokens: int) -> int:
     """As many threads as a step's work keeps busy, at most one for each core.
 
     The bits of a result do not depend on it.
@@ -27,7 +29,7 @@ def default_threads(config, tokens):
     return 1 if busy <= 1 else min(busy, cores())
 
 
-def cores():
+def cores() -> int:
     """Cores that this process may use. Threads of one core count once: they share its multiply-adds."""
     try:
         usable = os.sched_getaffinity(0)

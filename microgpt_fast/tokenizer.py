@@ -1,6 +1,10 @@
 """Text to token ids and back: by character, or by byte."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import BOS_PLACES, UsageError
 from .text import code_points
@@ -28,7 +32,7 @@ class Tokenizer:
 
     kind = "char"
 
-    def __init__(self, chars, bos="last"):
+    def __init__(self, chars: Iterable[str], bos: str = "last") -> None:
         _check_bos(bos)
         self.chars = "".join(sorted(set(chars)))
         self.bos_place = bos
@@ -42,13 +46,13 @@ class Tokenizer:
         self._ids[codes] = np.arange(first, first + len(codes), dtype=np.int32)
         self._symbols = [*self.chars, ""] if bos == "last" else ["", *self.chars]
 
-    def encode_codes(self, codes):
+    def encode_codes(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Token ids of an array of code points: int32, and -1 for a character that has none."""
         if codes.max(initial=0) >= len(self._ids):
             codes = np.minimum(codes, len(self._ids) - 1)
         return self._ids[codes]
 
-    def encode(self, text):
+    def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of a text, without any beginning-of-sequence token.
 
         Parameters
@@ -70,7 +74,7 @@ class Tokenizer:
             raise UsageError(f"the character {char!r} (U+{ord(char):04X}) is not in the vocabulary")
         return ids
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of an iterable of token ids; the beginning-of-sequence token is nothing.
 
         Raises
@@ -84,11 +88,11 @@ class Tokenizer:
             raise IndexError(f"token ids must lie in 0 ... {len(symbols) - 1}, not {min(ids)} ... {max(ids)}")
         return "".join([symbols[i] for i in ids])
 
-    def decoder(self):
+    def decoder(self) -> Callable[[int], str]:
         """A function of one id after another: the text that each completes."""
         return lambda token: self._symbols[token]
 
-    def constants(self):
+    def constants(self) -> dict[str, Any]:
         """What `tokenizer_of` makes the same tokenizer from."""
         return {"chars": self.chars, "bos": self.bos_place}
 
@@ -107,27 +111,27 @@ class ByteTokenizer:
     kind = "byte"
     vocab_size = 257
 
-    def __init__(self, bos="last"):
+    def __init__(self, bos: str = "last") -> None:
         _check_bos(bos)
         self.bos_place = bos
         self.bos = 256 if bos == "last" else 0
         self._first = 0 if bos == "last" else 1
 
-    def encode_codes(self, codes):
+    def encode_codes(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Token ids of an array of bytes: int32."""
         return codes.astype(np.int32) + np.int32(self._first)
 
-    def encode(self, text):
+    def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of a text, without any beginning-of-sequence token: int32 array, one a byte of UTF-8."""
         code_points(text)  # refuses half a surrogate pair
         return self.encode_codes(np.frombuffer(text.encode(), np.uint8))
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of an iterable of token ids; what is not UTF-8 becomes U+FFFD."""
         decode = self.decoder()
         return "".join([decode(token) for token in np.asarray(ids).tolist()]) + decode(self.bos)
 
-    def decoder(self):
+    def decoder(self) -> Callable[[int], str]:
         """A function of one id after another: the text that each completes; bos completes all."""
         from codecs import getincrementaldecoder
 
@@ -141,12 +145,12 @@ class ByteTokenizer:
 
         return decode
 
-    def constants(self):
+    def constants(self) -> dict[str, Any]:
         """What `tokenizer_of` makes the same tokenizer from."""
         return {"bytes": True, "bos": self.bos_place}
 
 
-def tokenizer_of(constants):
+def tokenizer_of(constants: dict[str, Any]) -> Tokenizer | ByteTokenizer:
     """The tokenizer whose `constants()` these are.
 
     Raises

@@ -1,16 +1,18 @@
 """Training: the data once, then chunks of steps."""
 
-import os
-from collections import namedtuple
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import backends
 from .batches import make_batches
 from .config import UsageError, resolve
-from .data import Corpus, load_corpus
+from .data import Corpus, Source, load_corpus
+from .machine import check_memory
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
 from .schedule import learning_rates
@@ -22,12 +24,19 @@ VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
 NORM_ROW = 4096  # elements of the gradient whose squares are summed in its own type
 
 
-class Steps(namedtuple("Steps", "step losses")):
-    """Some training steps were taken: `step` counts all so far, `losses`, float64 array, are these steps'."""
+class Steps(NamedTuple):
+    """Some training steps were taken: `step` counts all so far, `losses` are these steps'."""
+
+    step: int
+    losses: NDArray[np.float64]
 
 
-class Evaluation(namedtuple("Evaluation", "step loss is_best")):
+class Evaluation(NamedTuple):
     """A validation: nats a token, the end of a document included; and whether none was better before."""
+
+    step: int
+    loss: float
+    is_best: bool
 
 
 class Trainer:
@@ -74,7 +83,7 @@ class Trainer:
         if the data cannot be read.
     """
 
-    def __init__(self, data=None, *, preset="microgpt", **options):
+    def __init__(self, data: Source | Corpus = None, *, preset: str = "microgpt", **options: Any) -> None:
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
         self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
@@ -109,30 +118,30 @@ class Trainer:
 
         self.step = self.tokens = 0
         self.seconds = 0.0
-        self.evaluations = []
+        self.evaluations: list[Evaluation] = []
         self.stopping = False
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
-        self._losses = []
-        self._gradient = None
+        self._losses: list[NDArray[np.float64]] = []
+        self._gradient: NDArray[Any] | None = None
 
     @property
-    def losses(self):
+    def losses(self) -> NDArray[np.float64]:
         """The loss of each step so far: float64 array [step]."""
         self._losses = [np.concatenate([np.empty(0), *self._losses])]
         return self._losses[0]
 
     @property
-    def order(self):
+    def order(self) -> NDArray[np.int64] | None:
         """The shuffled order of the documents that are trained on, int64 array; None for a stream."""
         return getattr(self.batches, "order", None)
 
     @property
-    def best(self):
+    def best(self) -> Evaluation | None:
         """The best validation so far, or None."""
         return next((event for event in reversed(self.evaluations) if event.is_best), None)
 
     @property
-    def ended(self):
+    def ended(self) -> str | None:
         """Why the training ended before its last step, if it did so by itself."""
         config, best = self.config, self.best
         if best is None:
@@ -144,18 +153,25 @@ class Trainer:
             return f"{since} validations were not better than {best.loss:.4f} of step {best.step}"
         return None
 
-    def restore(self, step, tokens, seconds, losses, evaluations):
+    def restore(
+        self,
+        step: int,
+        tokens: int,
+        seconds: float,
+        losses: NDArray[np.float64],
+        evaluations: list[Evaluation],
+    ) -> None:
         """Be at a later step: parameters, moments and random stream are the caller's to set."""
         self.step, self.tokens, self.seconds = step, tokens, seconds
         self._losses, self.evaluations = [losses], evaluations
 
-    def chunks(self):
+    def chunks(self) -> Iterator[NDArray[np.float64]]:
         """`events`, with nothing but the losses of the steps: float64 arrays."""
         for event in self.events():
             if isinstance(event, Steps):
                 yield event.losses
 
-    def events(self):
+    def events(self) -> Iterator[Steps | Evaluation]:
         """Train to the last step, and yield after every few steps, about 30 ms of work, and every validation.
 
         Yields
@@ -197,7 +213,7 @@ class Trainer:
             count = max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / elapsed)))
             yield Steps(self.step, losses)
 
-    def validate(self):
+    def validate(self) -> float | None:
         """The loss over all that is held out: nats a token; None if `stopping` was set meanwhile."""
         starts, lengths = self.batches.validation
         model = self.model
@@ -290,7 +306,7 @@ class Trainer:
         return loss / count, gradient
 
     def _fix_num_steps(self):
-        """Measure the speed, on copies, and replace the time budget by a number of steps that it allows."""
+        """Measure the speed, on copies, and replace the budget by the steps that it allows, a tenth for warm-up."""
         begin = perf_counter()
         budget, config = self.config.time_budget, self.config
         kept = [array.copy() for array in (self.model.parameters, self.moments)]
@@ -311,10 +327,19 @@ class Trainer:
         spent = perf_counter() - begin
         num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
         self.seconds = spent
-        self.config = self.model.train_config = replace(config, num_steps=num_steps, time_budget=None)
+        warmup = min(config.warmup_steps, num_steps // 10)
+        config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
+        self.config = self.model.train_config = config
 
 
-def train(data=None, *, preset="microgpt", on_step=None, on_eval=None, **options):
+def train(
+    data: Source | Corpus = None,
+    *,
+    preset: str = "microgpt",
+    on_step: Callable[[Trainer, Steps], object] | None = None,
+    on_eval: Callable[[Trainer, Evaluation], object] | None = None,
+    **options: Any,
+) -> Trainer:
     """Train a model.
 
     Parameters
@@ -338,9 +363,11 @@ def train(data=None, *, preset="microgpt", on_step=None, on_eval=None, **options
     """
     run = Trainer(data, preset=preset, **options)
     for event in run.events():
-        callback = on_step if isinstance(event, Steps) else on_eval
-        if callback is not None:
-            callback(run, event)
+        if isinstance(event, Steps):
+            if on_step is not None:
+                on_step(run, event)
+        elif on_eval is not None:
+            on_eval(run, event)
     return run
 
 
@@ -350,27 +377,3 @@ def norm_of(gradient):
     rows, rest = gradient[:whole].reshape(-1, NORM_ROW), gradient[whole:]
     squares = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64) + np.einsum("i,i->", rest, rest)
     return float(np.sqrt(squares))
-
-
-def check_memory(model_config, train_config, longest):
-    """Refuse, before anything is allocated, what this machine's memory cannot hold.
-
-    Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
-    fails later is a MemoryError, but most systems rather end a process that uses more than there is.
-    """
-    rows = train_config.batch_size * longest
-    activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
-    needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize
-    memory = _memory_bytes()
-    if needed > memory or rows >= 2**31:
-        raise UsageError(
-            f"too large: {model_config.num_params:,} parameters and batches of {rows:,} tokens need "
-            f"about {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB of memory"
-        )
-
-
-def _memory_bytes():
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 2**62

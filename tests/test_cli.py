@@ -166,7 +166,7 @@ def test_version_and_help(run):
     "arguments, message",
     [
         ("", "train, sample, score, plot, data, verify, bench, info"),
-        ("trian", "trian"),
+        ("trian", "unknown command .trian.; did you mean train\\?"),
         ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
         ("train extra", "unknown argument extra"),
         ("train --n-layer", "--n-layer"),

@@ -122,3 +122,10 @@ def test_missing_files_and_folders(tmp_path):
 def test_a_corpus_of_one_character():
     corpus = load_corpus(["a"])
     assert corpus.tokens.tolist() == [1, 0, 1] and corpus.tokenizer.vocab_size == 2
+
+
+def test_names_of_files_that_are_given_as_documents_are_warned_of(write):
+    path = write("anna\nbob\n")
+    with pytest.warns(UserWarning, match="pathlib.Path"):
+        assert documents_of(load_corpus([str(path)])) == [str(path)]
+    assert documents_of(load_corpus([path])) == ["anna", "bob"]

@@ -44,7 +44,10 @@ def test_blocks_of_a_stream_stay_clear_of_its_held_out_end():
     )
 
 
-def test_copies_of_held_out_documents_are_not_trained_on():
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_copies_of_held_out_documents_are_not_trained_on(piece, monkeypatch):
+    monkeypatch.setattr("microgpt_fast.batches.PIECE", piece)
+    monkeypatch.setattr("microgpt_fast.batches.SCRATCH_FROM", piece)  # arrays in files, and in memory
     documents = [f"name{i % 50}" for i in range(200)] + ["once"]
     corpus = load_corpus(documents)
     split = batches(corpus, val_fraction=0.2)
@@ -53,13 +56,16 @@ def test_copies_of_held_out_documents_are_not_trained_on():
     assert len(held) == len(split.validation[0]) == 10
     assert not held & set(trained) and sorted(held | set(trained)) == sorted(set(documents))
     assert len(trained) == sum(document not in held for document in documents)
+    other = batches(corpus, val_fraction=0.2, seed=7)
+    assert not np.array_equal(split.validation[0], other.validation[0])
 
 
 def test_fingerprints_tell_documents_apart_over_pieces(monkeypatch):
     monkeypatch.setattr("microgpt_fast.batches.PIECE", 7)
     corpus = load_corpus(["ab", "ba", "abcdefghijk", "ab", "aab"])
-    numbers = fingerprints(corpus).tolist()
+    numbers = fingerprints(corpus, seed=1).tolist()
     assert numbers[0] == numbers[3] and len(set(numbers)) == 4
+    assert not set(numbers) & set(fingerprints(corpus, seed=2).tolist())
 
 
 @pytest.mark.parametrize("documents, fraction", [(["a", "a"], 0.5), (["a", "b"], 0.1), (["a", "b"], 0.9)])
@@ -162,11 +168,12 @@ def test_training_ends_at_the_target_or_when_patience_does():
 def test_a_time_budget_becomes_a_number_of_steps_that_replays(monkeypatch):
     ticks = iter(range(10**9))
     monkeypatch.setattr(training, "perf_counter", lambda: next(ticks) * 0.01)
-    run = stream(time_budget=3)
+    run = stream(time_budget=3, warmup_steps=100)
     [*run.events()]
     config = run.config
     assert config.time_budget is None and 20 < config.num_steps == run.step < 300
-    again = stream(num_steps=config.num_steps)
+    assert config.warmup_steps == config.num_steps // 10
+    again = stream(num_steps=config.num_steps, warmup_steps=config.warmup_steps)
     assert np.array_equal([*again.events()][-1].losses[-1:], run.losses[-1:])
     assert np.array_equal(again.model.parameters, run.model.parameters)
 
@@ -176,6 +183,13 @@ def test_a_number_of_steps_replaces_a_presets_time_budget():
     assert config.time_budget is None and resolve("laptop-1min")[1].time_budget == 60
     with pytest.raises(UsageError, match="not both"):
         resolve(num_steps=7, time_budget=60)
+
+
+def test_without_held_out_data_a_preset_does_not_validate():
+    _, config = resolve("laptop-1min", val_fraction=0)
+    assert config.eval_interval == 0
+    with pytest.raises(UsageError, match="val_fraction above 0"):
+        resolve("laptop-1min", val_fraction=0, eval_interval=5)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -217,6 +231,17 @@ def test_a_resumed_training_is_the_uninterrupted_one(options, mode, backend, tmp
     assert np.array_equal(resumed.moments, whole.moments) and resumed.tokens == whole.tokens
     assert mg.generate(resumed.model, random=resumed.random) == mg.generate(whole.model, random=whole.random)
     assert mg.load(tmp_path / "state", backend="numpy").config == whole.model.config
+
+
+def test_a_time_budget_is_resumed_only_before_the_first_step(tmp_path):
+    run = stream(time_budget=0.1)
+    save_training(run, tmp_path / "state")
+    resumed = resume_training(tmp_path / "state", run.corpus)
+    [*resumed.events()]
+    assert resumed.step == resumed.config.num_steps
+    save_training(resumed, tmp_path / "state")
+    with pytest.raises(UsageError, match="give num_steps"):
+        resume_training(tmp_path / "state", run.corpus, time_budget=5)
 
 
 def test_other_data_and_plain_models_are_not_resumed(tmp_path):

@@ -34,7 +34,7 @@ def split(flat, config):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_first_steps_are_the_original_bit_for_bit(name, original_run, flatten):
+def test_first_steps_are_the_original_bit_for_bit(name, original_run, flatten, same_libm):
     run = original_run(name)
     assert len(run.documents) == run.figures["num_docs"]
     parameters = initial_parameters(run.config, run.random, run.train.init_std, run.train.zero_init)

@@ -144,6 +144,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, monkeypatch):
     assert run("train", "--resume", "one", "--num-steps", 9)[0] == 0
 
 
+def test_what_a_resumed_run_cannot_change_is_named(run):
+    train(run, "--num-steps", 5, "--out", "one")
+    for name, value, kept in (("n-embd", 16, 8), ("seed", 1, 42), ("val-fraction", 0.1, 0.0)):
+        code, _, err = run("train", "--resume", "one", f"--{name}", value)
+        assert code == 2 and f"keeps its {name.replace('-', '_')}: {kept}, not {value}" in err
+    code, _, err = run("train", "--resume", "one", "--n-embd", 8)
+    assert code == 0 and "all 5 steps of one were taken: --num-steps" in err
+
+
 def test_nanogpts_names_are_understood(run):
     arguments = (
         "--max_iters=7 --min_lr=1e-4 --warmup_iters 2 --grad_clip=1.0 --weight_decay 0.1 --out_dir=one"

@@ -25,6 +25,8 @@ NAMES = ["anna", "bob", "hannah", "otto", "b"]
 def test_a_run_of_the_original(preset, run, options, numerics, backend, original_run, request):
     if numerics == "exact" and not backend.HAS_EXACT:
         pytest.skip("this backend has no exact numerics")
+    if numerics == "exact":
+        request.getfixturevalue("same_libm")
     original = original_run(run).figures
     path = None
     if original["data"] == "names.txt":

@@ -25,9 +25,7 @@ def run(options, stdout):
     with users_file("read", options.model):
         model = load(model_file(options.model))
     with users_file("read", " ".join(options.file)):
-        result = score(
-            model, [part if part == "-" else Path(part) for part in options.file], options.data_mode
-        )
+        result = score(model, [Path(part) for part in options.file], options.data_mode)
     summary = result.summary()
     documents = [*_documents(model.tokenizer, result)] if options.per_document or options.per_token else []
     if options.json:

@@ -6,7 +6,7 @@ from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ..output import machines_file, tell
 from .common import CONSTANTS, add_constants, fail, stop_on_interrupt, users_file
 
-PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-1min or laptop-10min"
+PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
 
 def add_arguments(parser):
@@ -87,7 +87,10 @@ def make_trainer(given, constants):
                 raise UsageError(f"--resume goes on with a run as it was begun: --{name} cannot be given")
         with users_file("read", named):
             kept = Run.resume(given["resume"], data, **constants)
-        return kept.trainer, kept
+        trainer = kept.trainer
+        if trainer.step >= trainer.config.num_steps:
+            tell(f"all {trainer.step} steps of {given['resume']} were taken: --num-steps, if larger, goes on")
+        return trainer, kept
     out = given.get("out")
     if out is not None:
         from ..runs import Run, check_free
