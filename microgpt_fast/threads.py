@@ -1,11 +1,10 @@
 """How many threads a model takes when nobody says."""
 
 import os
-from pathlib import Path
 
 from .config import GPTConfig
 
-TOPOLOGY = Path("/sys/devices/system/cpu")
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
 OPERATIONS_A_THREAD = 5_000_000  # in a step; below it, waking a thread and waiting for it takes what it saves
 
 
@@ -35,8 +34,11 @@ def cores() -> int:
         usable = os.sched_getaffinity(0)
     except AttributeError:  # not every system tells
         return os.cpu_count() or 1
-    try:
-        siblings = {(TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable}
-    except OSError:
-        return len(usable)
+    siblings = set()
+    for cpu in usable:
+        try:
+            with open(SIBLINGS.format(cpu)) as file:
+                siblings.add(file.read())
+        except OSError:
+            return len(usable)
     return len(siblings)
