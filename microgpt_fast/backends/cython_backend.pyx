@@ -421,10 +421,13 @@ cdef class Decoder:
     cdef object params
     cdef void *p
     cdef unsigned char[::1] memory
+    cdef object sampled
+    cdef int32_t[::1] sample
     cdef Py_ssize_t position
 
     def __init__(self, Engine engine, params):
         cdef Py_ssize_t size
+        self.sample = self.sampled = np.empty(engine.config.block_size, np.int32)
         self.engine = engine
         self.params = params
         self.p = engine.flat(params, False, "params")
@@ -473,17 +476,16 @@ cdef class Decoder:
         cdef Py_ssize_t n
         if not 0 <= bos < e.config.vocab_size:
             raise IndexError(f"token {bos} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
-        sample = np.empty(e.config.block_size, np.int32)
-        cdef int32_t[::1] out = sample
+        cdef int32_t *out = &self.sample[0]
         with nogil:
             if e.exact != NULL:
-                n = e.exact.gpt_generate(&out[0], &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
+                n = e.exact.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
             elif e.f32 != NULL:
-                n = e.f32.gpt_generate(&out[0], &random.state, <const float *> self.p, bos, temperature, &e.config, &self.memory[0])
+                n = e.f32.gpt_generate(out, &random.state, <const float *> self.p, bos, temperature, &e.config, &self.memory[0])
             else:
-                n = e.f64.gpt_generate(&out[0], &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
+                n = e.f64.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
         self.position = 0
-        return sample[:n]
+        return self.sampled[:n].copy()
 
 
 cdef class Streams:
