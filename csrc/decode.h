@@ -1,103 +1,125 @@
-/* One token at a time: the forward pass against a cache of keys and values, and sampling from it. */
+/* Streams of tokens: the forward pass one token at a time, against a cache of keys and values, and sampling from it.
+ *
+ * A batch is one row for each stream that takes a token; streams share nothing but the weights, and a row's arithmetic
+ * does not depend on the others: a stream's bits are the same in every batch.
+ */
 #ifndef MGF_DECODE_H
 #define MGF_DECODE_H
 
 #include "gpt.h"
-#include "random.h"
 
 typedef struct {
-    gpt g;              /* sizes, parameters and their packed transposes; a batch of one row */
-    real *keys, *values; /* [L, T, C] */
-    real *x, *h, *qkv, *o, *a;
-    real *logits;
-    double *weights; /* [V] of the next token */
+    gpt g;                /* sizes, parameters and their packed transposes; a row of activations for each stream */
+    ptrdiff_t ld_t;       /* keys that a cache has room for: block_size, in whole vectors */
+    real *keys, *values;  /* [B, L, H, ld_t, D] */
+    real *scores;         /* [B, ld_scores] */
+    ptrdiff_t ld_scores;
+    double *weights;      /* [V] of the next token */
+    const int32_t *slots; /* [N] whose row it is; NULL: row i is stream i's */
 } decoder;
 
-static size_t decoder_lay_out(decoder *d, const mgf_config *c, void *memory) {
-    gpt_lay_out(&d->g, c, 1, 1, NULL);
-    const gpt *g = &d->g;
+/* Memory for B streams; all layers use the same activations. */
+static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void *memory) {
+    gpt *g = &d->g;
+    gpt_lay_out(g, c, B, B, NULL);
     arena a = {memory ? (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63) : NULL, 0};
-    d->g.packed = TAKE_REALS(&a, packed_total(g));
-    d->keys = TAKE_REALS(&a, g->L * g->T * g->C), d->values = TAKE_REALS(&a, g->L * g->T * g->C);
-    d->x = TAKE_REALS(&a, g->ld_c), d->h = TAKE_REALS(&a, g->ld_c), d->o = TAKE_REALS(&a, g->ld_c);
-    d->qkv = TAKE_REALS(&a, g->ld_3c), d->a = TAKE_REALS(&a, g->ld_f), d->logits = TAKE_REALS(&a, g->ld_v);
+    g->packed = TAKE_REALS(&a, packed_total(g));
+    g->tokens = take(&a, B, sizeof(int32_t)), g->positions = take(&a, B, sizeof(int32_t));
+    g->x = TAKE_REALS(&a, B * g->ld_c), g->h0 = TAKE_REALS(&a, B * g->ld_c), g->rstd0 = TAKE_REALS(&a, B);
+    g->layers = TAKE_REALS(&a, g->layer_size), g->layer_size = 0;
+    g->logits = TAKE_REALS(&a, B * g->ld_v);
+    d->ld_t = row_stride(g->T);
+    d->keys = TAKE_REALS(&a, B * g->L * g->C * d->ld_t), d->values = TAKE_REALS(&a, B * g->L * g->C * d->ld_t);
+    d->ld_scores = d->ld_t * max_of(1, VL / g->D);
+    d->scores = TAKE_REALS(&a, B * d->ld_scores);
     d->weights = take(&a, g->V, sizeof(double));
+    d->slots = NULL;
     return a.used + 64;
 }
 
-static size_t gpt_decoder_size(const mgf_config *config) {
-    decoder d;
-    return decoder_lay_out(&d, config, NULL);
+static void pack_weights(decoder *d, const real *params) {
+    d->g.params = params;
+    phase p = {.g = &d->g};
+    mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
 }
 
-static void gpt_decoder_init(void *memory, const real *params, const mgf_config *config) {
-    decoder d;
-    decoder_lay_out(&d, config, memory);
-    d.g.params = params;
-    phase p = {.g = &d.g};
-    mgf_pool_run(NULL, weight_blocks(&d.g, 0, weight_count(&d.g)), pack_block, &p);
-}
-
-static void decode_attention(decoder *d, ptrdiff_t layer, ptrdiff_t position) {
-    const gpt *g = &d->g;
-    real *keys = d->keys + layer * g->T * g->C, *values = d->values + layer * g->T * g->C;
-    memcpy(keys + position * g->C, d->qkv + g->C, (size_t)g->C * sizeof(real));
-    memcpy(values + position * g->C, d->qkv + 2 * g->C, (size_t)g->C * sizeof(real));
-    for (ptrdiff_t h = 0; h < g->H; h++)
-        attention_head_decode(d->o + h * g->D, (head){d->qkv + h * g->D, keys + h * g->D, values + h * g->D, g->C,
-                                                      position + 1, g->D, (real)(1 / sqrt((double)g->D)), 0});
-}
-
-static void decode_token(decoder *d, int32_t token, ptrdiff_t position) {
-    const gpt *g = &d->g;
-    const row_range one = {0, 1};
-    const real *wte = g->params, *wpe = wte + g->V * g->C;
-    real rstd[1];
-    add_rows(d->x, wte + token * g->C, wpe + position * g->C, g->C);
-    normalise(g, one, d->x, d->x, rstd);
-    for (ptrdiff_t layer = 0; layer < g->L; layer++) {
-        normalise(g, one, d->x, d->h, rstd);
-        times_transposed(g, STORE, one, layer_weight(g, layer, QKV), d->h, g->ld_c, d->qkv, g->ld_3c);
-        decode_attention(d, layer, position);
-        times_transposed(g, ADD, one, layer_weight(g, layer, WO), d->o, g->ld_c, d->x, g->ld_c);
-        normalise(g, one, d->x, d->h, rstd);
-        times_transposed(g, RELU, one, layer_weight(g, layer, FC1), d->h, g->ld_c, d->a, g->ld_f);
-        if (g->config.activation == MGF_RELU2) activate(d->a, g->ld_f, d->a, g->ld_f, 1, g->F, MGF_RELU2);
-        times_transposed(g, ADD, one, layer_weight(g, layer, FC2), d->a, g->ld_f, d->x, g->ld_c);
+/* x = exp(scale (x - max x)); returns 1 / sum x */
+static real softmax_row(real *x, ptrdiff_t n, real scale) {
+    vec largest = splat(-(real)INFINITY), total = {0};
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        int left = lanes_left(i, n);
+        largest = vmax(blend(lane_numbers() < isplat(left), load_n(x + i, left), largest), largest);
     }
-    times_transposed(g, STORE, one, weight_at(g, 0), d->x, g->ld_c, d->logits, g->ld_v);
-}
-
-static void gpt_decode(real *logits, int32_t token, ptrdiff_t position, const real *params, const mgf_config *config,
-                       void *memory) {
-    decoder d;
-    decoder_lay_out(&d, config, memory);
-    d.g.params = params;
-    decode_token(&d, token, position);
-    memcpy(logits, d.logits, (size_t)d.g.V * sizeof(real));
-}
-
-/* weights = exp((logits - max) / temperature): in proportion to the probabilities */
-static void sampling_weights(decoder *d, double temperature) {
-    double largest = -INFINITY;
-    for (ptrdiff_t j = 0; j < d->g.V; j++) largest = d->logits[j] > largest ? d->logits[j] : largest;
-    for (ptrdiff_t j = 0; j < d->g.V; j++) d->weights[j] = exp((d->logits[j] - largest) / temperature);
-}
-
-static ptrdiff_t gpt_generate(int32_t *sample, mgf_random *random, const real *params, int32_t bos, double temperature,
-                              const mgf_config *config, void *memory) {
-    decoder d;
-    decoder_lay_out(&d, config, memory);
-    d.g.params = params;
-    int32_t token = bos;
-    for (ptrdiff_t position = 0; position < d.g.T; position++) {
-        decode_token(&d, token, position);
-        sampling_weights(&d, temperature);
-        token = (int32_t)mgf_random_choice(random, d.weights, d.g.V);
-        if (token == bos) return position;
-        sample[position] = token;
+    largest = max_lanes(largest);
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        int left = lanes_left(i, n);
+        vec p = vexp(splat(scale) * (load_n(x + i, left) - largest));
+        p = blend(lane_numbers() < isplat(left), p, (vec){0});
+        store_n(x + i, p, left);
+        total += p;
     }
-    return d.g.T;
+    return 1 / sum_lanes(total)[0];
+}
+
+/* scores[t] = q . k_t for n keys of D elements, and something for those that fill the last vector. Meanwhile as much is
+ * fetched of the values, and of the next head's keys: the caches of many streams lie in no cache of the processor. */
+static void score_keys(real *scores, const real *q, const real *keys, const real *values, const real *next_keys,
+                       ptrdiff_t n, ptrdiff_t D) {
+    for (ptrdiff_t t = 0; t < n; t += VL, keys += VL * D, values += VL * D, next_keys += VL * D) {
+        for (ptrdiff_t i = 0; i < VL * D; i += 64 / (ptrdiff_t)sizeof(real)) {
+            __builtin_prefetch(values + i);
+            __builtin_prefetch(next_keys + i);
+        }
+        vec rows[VL];
+        UNROLL for (int i = 0; i < VL; i++) rows[i] = (vec){0};
+        ptrdiff_t d = 0;
+        for (; d + VL <= D; d += VL) {
+            vec x = load(q + d);
+            UNROLL for (int i = 0; i < VL; i++) rows[i] += x * load(keys + i * D + d);
+        }
+        if (d < D) {
+            int left = lanes_left(d, D);
+            vec x = load_n(q + d, left);
+            UNROLL for (int i = 0; i < VL; i++) rows[i] += x * load_n(keys + i * D + d, left);
+        }
+        store(scores + t, sum_groups(rows, VL));
+    }
+}
+
+/* row i attends to the keys of its stream, its own the last of them */
+static void attend_row(void *context, ptrdiff_t i) {
+    const phase *p = context;
+    const decoder *d = (const decoder *)p->g;
+    const gpt *g = p->g;
+    layer_activations y = activations(g, p->layer);
+    const ptrdiff_t D = g->D, position = g->positions[i], size = g->C * d->ld_t;
+    const ptrdiff_t cache = ((d->slots ? d->slots[i] : i) * g->L + p->layer) * size;
+    const real *q = y.qkv + i * g->ld_3c, *k = q + g->C, *v = k + g->C;
+    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores;
+    real *keys = d->keys + cache, *values = d->values + cache;
+
+    for (ptrdiff_t at = 0; at < g->C; at += D, keys += d->ld_t * D, values += d->ld_t * D) {
+        memcpy(keys + position * D, k + at, (size_t)D * sizeof(real));
+        memcpy(values + position * D, v + at, (size_t)D * sizeof(real));
+        score_keys(scores, q + at, keys, values, keys + d->ld_t * D, position + 1, D);
+        real inverse = softmax_row(scores, position + 1, (real)(1 / sqrt((double)D)));
+        gemm(0, STORE, 1, D, position + 1, scores, d->ld_t, plain(values, D), o + at, D);
+        for (ptrdiff_t c = 0; c < D; c++) o[at + c] *= inverse;
+    }
+}
+
+/* g->logits [n, V] that follow the n streams' tokens */
+static void decode(decoder *d, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, mgf_pool *pool) {
+    gpt *g = &d->g;
+    memcpy(g->tokens, tokens, (size_t)n * sizeof *tokens);
+    memcpy(g->positions, positions, (size_t)n * sizeof *positions);
+    g->N = n;
+    g->threads = mgf_pool_threads(pool);
+    phase p = {.g = g};
+    for (p.layer = 0; p.layer <= g->L; p.layer++) {
+        mgf_pool_run(pool, row_blocks(g), forward_rows, &p);
+        if (p.layer < g->L) mgf_pool_run(pool, n, attend_row, &p);
+    }
 }
 
 #endif

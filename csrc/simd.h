@@ -263,8 +263,8 @@ INLINE void transpose_groups(vec rows[], const int n) {
 }
 INLINE void transpose(vec rows[VL]) { transpose_groups(rows, VL); }
 
-/* the sum over the lanes of each of n rows, a power of two and at most VL: row i's in every lane of index i modulo n */
-INLINE vec sum_rows(vec rows[], const int n) {
+/* sums over every group of n lanes, a power of two and at most VL, of n rows: row i's in lane i of its group */
+INLINE vec sum_groups(vec rows[], const int n) {
     UNROLL for (int distance = 1; distance < n; distance *= 2)
         UNROLL for (int i = 0; i < n; i += 2 * distance) {
             vec a = rows[i], b = rows[i + distance];
@@ -281,7 +281,11 @@ INLINE vec sum_rows(vec rows[], const int n) {
                       __builtin_shuffle(a, b, (lanes ^ isplat(distance)) + (second & isplat(VL)));
 #endif
         }
-    vec sum = rows[0];
+    return rows[0];
+}
+/* the sum over all lanes of each of n rows, a power of two and at most VL: row i's in every lane of index i modulo n */
+INLINE vec sum_rows(vec rows[], const int n) {
+    vec sum = sum_groups(rows, n);
     UNROLL for (int distance = n; distance < VL; distance *= 2) sum += swap_lanes(sum, distance);
     return sum;
 }

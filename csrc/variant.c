@@ -5,13 +5,13 @@
 #include "adam.h"
 #include "attention.h"
 #include "cross_entropy.h"
-#include "decode.h"
 #include "embedding.h"
 #include "gemm.h"
 #include "linear.h"
 #include "mlp.h"
 #include "peak.h"
 #include "rmsnorm.h"
+#include "streams.h"
 #include "train.h"
 
 #define KERNEL(result, name, arguments) .name = name,

@@ -62,7 +62,7 @@ def tables(signatures):
     lines = [MADE + TABLE_HEAD.rstrip()]
     for suffix, real in DTYPES:
         lines += _table(f"mgf_kernels_{suffix}", signatures, real)
-    lines += _table("mgf_exact", [s for s in signatures if s.is_model], "double")
+    lines += _table("mgf_exact", [s for s in signatures if s.is_exact], "double")
     return "\n".join(lines) + API_TAIL
 
 

@@ -18,6 +18,7 @@ def generate(
     temperature: float | None = None,
     seed: int | None = None,
     random: RandomStream | None = None,
+    batch_size: int | None = None,
     *,
     prompt: str | None = None,
     max_new_tokens: int | None = None,
@@ -36,6 +37,10 @@ def generate(
     random : random stream, optional
         Continue this stream instead of a new one from `seed`: a training run's own continues as the
         original does.
+    batch_size : int, optional
+        Draw so many samples at once, in order to be done sooner: sample i has its own stream, that of
+        random.Random(abs(seed) + (i + 1) * 2**64), and is the same for every batch size from 2 on. None or 1:
+        one sample after another from one stream, as the original does. Batches compute with fast numerics.
     prompt : str, optional
         What each sample begins with.
     max_new_tokens : int, optional
@@ -65,7 +70,8 @@ def generate(
         "top_p": top_p,
         "stop": stop,
     }
-    return ["".join(pieces) for pieces in samples(model, num_samples, temperature, seed, random, **wishes)]
+    texts = samples(model, num_samples, temperature, seed, random, batch_size, **wishes)
+    return ["".join(pieces) for pieces in texts]
 
 
 def samples(
@@ -74,6 +80,7 @@ def samples(
     temperature: float | None = None,
     seed: int | None = None,
     random: RandomStream | None = None,
+    batch_size: int | None = None,
     **options: Any,
 ) -> Iterator[Iterable[str]]:
     """`generate`, one document at a time: each an iterable of pieces of text, as they are drawn."""
@@ -84,15 +91,25 @@ def samples(
     )
     if model.tokenizer is None:
         raise UsageError("a model without a tokenizer cannot write text")
+    batch_size = 1 if batch_size is None else check_integer("batch_size", batch_size, low=1)
+    if batch_size > 1 and random is not None:
+        raise UsageError("samples that are drawn together have a stream each, from `seed`: not `random`")
     if random is None:
         random = seeded(config.seed, model.backend)
     bos = model.tokenizer.bos
     decoder = model.engine.decoder(model.parameters)
     if config.num_samples and not np.isfinite(decoder.step(bos, 0)).all():
         raise UsageError("the model's logits are not finite: nothing can be drawn from it")
-    is_plain = trained.data_mode != "stream" and not any(value is not None for value in options.values())
+    is_stream = trained.data_mode == "stream"
+    is_plain = batch_size == 1 and not is_stream and all(value is None for value in options.values())
     if not is_plain:
-        writer = Writer(model, decoder, random, config.temperature, trained.data_mode == "stream", **options)
+        writer = Writer(model, decoder, random, config.temperature, is_stream, **options)
+    if batch_size > 1:
+        from .streams import draw_together
+
+        for text in draw_together(model, writer, config.num_samples, batch_size, config.seed):
+            yield (text,)
+        return
     for _ in range(config.num_samples):
         if is_plain:  # a whole document in one call
             yield (model.tokenizer.decode(decoder.generate(random, bos, config.temperature)),)
@@ -122,15 +139,26 @@ class Writer:
         if top_p is not None:
             check_number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
         self.top_p = top_p
-        self.tokenizer, self.decoder, self.random = tokenizer, decoder, random
+        self.tokenizer, self.bos, self.decoder, self.random = tokenizer, tokenizer.bos, decoder, random
         self.temperature, self.block_size = temperature, model.config.block_size
 
     def pieces(self):
-        """The pieces of one sample, the prompt first."""
+        """The pieces of one sample, the prompt first, as they are drawn."""
+        return self._pieces(self._new_tokens())
+
+    def text(self, tokens):
+        """The whole text of a sample whose new tokens these are."""
+        return "".join(self._pieces(tokens))
+
+    def is_stopped(self, tokens):
+        """Whether the stop text is at the end of these new tokens."""
+        return bool(self.stop) and self.stop in self.tokenizer.decode(tokens[-4 * len(self.stop) :])
+
+    def _pieces(self, tokens):
         if self.prompt:
             yield self.prompt
         held = ""  # what may be the beginning of the stop text
-        for piece in self._new_text():
+        for piece in self._new_text(tokens):
             held += piece
             if self.stop:
                 place = held.find(self.stop)
@@ -144,42 +172,48 @@ class Writer:
         if held:
             yield held
 
-    def _new_text(self):
-        decode, bos = self.tokenizer.decoder(), self.tokenizer.bos
-        for token in self._new_tokens():
-            if token == bos:
+    def _new_text(self, tokens):
+        decode = self.tokenizer.decoder()
+        for token in tokens:
+            if token == self.bos:
                 break
             yield decode(token)
-        yield decode(bos)
+        yield decode(self.bos)
 
     def _new_tokens(self):
         window = self.ids[-self.block_size :]
         logits = self._read(window)
         for _ in range(self.count):
-            token = self.random.choices(self._weights(logits))
+            token = self.random.choices(self.weights(logits))
             yield token
-            if len(window) < self.block_size:
-                window.append(token)
-                logits = self.decoder.step(token, len(window) - 1)
-            else:
-                window = [*window[len(window) - self.block_size // 2 :], token][-self.block_size :]
-                logits = self._read(window)
+            is_full = len(window) == self.block_size
+            window = self.extended(window, token)
+            logits = self._read(window) if is_full else self.decoder.step(token, len(window) - 1)
 
     def _read(self, window):
         for position, token in enumerate(window):
             logits = self.decoder.step(token, position)
         return logits
 
-    def _weights(self, logits):
+    def extended(self, window, token):
+        """The window with one more token; of a full one the last half stays."""
+        if len(window) == self.block_size:
+            window = window[len(window) - self.block_size // 2 :]
+        return [*window, token][-self.block_size :]
+
+    def weights(self, logits):
+        """What to draw the next token by: float64 [..., V], of logits [..., V]."""
         scores = logits.astype(np.float64) / self.temperature
-        weights = np.exp(scores - scores.max())
-        weights /= weights.sum()
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
         if self.top_k is None and self.top_p is None:
             return weights
-        order = np.argsort(-weights, kind="stable")
-        count = len(order) if self.top_k is None else min(self.top_k, len(order))
+        order = np.argsort(-weights, axis=-1, kind="stable")
+        ranked = np.take_along_axis(weights, order, -1)
+        if self.top_k is not None:
+            ranked[..., self.top_k :] = 0
         if self.top_p is not None:
-            together = np.cumsum(weights[order[:count]]) / weights[order[:count]].sum()
-            count = min(count, int(np.searchsorted(together, self.top_p)) + 1)
-        weights[order[count:]] = 0
+            together = np.cumsum(ranked, -1) / ranked.sum(-1, keepdims=True)
+            ranked[..., 1:][together[..., :-1] >= self.top_p] = 0
+        np.put_along_axis(weights, order, ranked, -1)
         return weights

@@ -34,14 +34,18 @@ class Argument:
 
 
 class Signature:
-    """A kernel's name, result type and arguments; ``is_model`` for the composed ``gpt_*`` functions."""
+    """A kernel's name, result type and arguments.
 
-    __slots__ = ("arguments", "is_model", "name", "result")
+    ``is_model`` is true for the composed ``gpt_*`` functions, ``is_exact`` for those that exact numerics have too.
+    """
+
+    __slots__ = ("arguments", "is_exact", "is_model", "name", "result")
 
     def __init__(self, macro, result, name, arguments):
         self.name = name
         self.result = result
-        self.is_model = macro == "MGF_MODEL"
+        self.is_model = macro != "KERNEL"
+        self.is_exact = macro == "MGF_MODEL"
         self.arguments = [Argument(text) for text in arguments.split(",")]
 
 
@@ -58,5 +62,5 @@ def read_signatures(header=HEADER):
     list of Signature
     """
     text = re.sub(r"/\*.*?\*/", "", Path(header).read_text(encoding="utf-8"), flags=re.DOTALL)
-    found = re.findall(r"^(KERNEL|MGF_MODEL)\((\w+), (\w+), \((.*)\)\)$", text, flags=re.MULTILINE)
+    found = re.findall(r"^(KERNEL|MGF_MODEL|MGF_STREAMS)\((\w+), (\w+), \((.*)\)\)$", text, flags=re.MULTILINE)
     return [Signature(*entry) for entry in found]

@@ -315,7 +315,7 @@ def test_plots(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (("--job", "e"), "unknown job 'e' (allowed: a, a16, b, c, d, decode, decode-c, decode-d, startup)"),
+        (("--job", "e"), "unknown job 'e' (allowed: a, a16, b, c, d, decode, decode-c, decode-c64, decode-d, startup)"),
         (("--kernel", "adamw"), "unknown kernel 'adamw'; did you mean adamw_step? (allowed: "),
         (("--dtype", "float16"), "unknown dtype 'float16'; did you mean float64?"),
         (("--job", "b", "--numerics", "exact"), "exact numerics need dtype float64, not float32"),

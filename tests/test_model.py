@@ -87,6 +87,10 @@ def test_generate_is_seeded_and_can_continue_a_stream(model):
     assert generate(model, 2, 0.8, random=stream) + generate(model, 4, 0.8, random=stream) == texts
 
 
+def test_a_temperature_near_zero_takes_the_likeliest(model):
+    assert generate(model, 3, 1e-45, seed=1) == generate(model, 3, 1.0, seed=2, top_k=1)
+
+
 def test_generate_refuses_what_cannot_be_drawn(model):
     with pytest.raises(UsageError, match="temperature"):
         generate(model, 1, temperature=0)

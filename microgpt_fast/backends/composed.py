@@ -224,14 +224,72 @@ class ComposedEngine:
         """A `Decoder` of these parameters (it keeps views, so do not change them while decoding)."""
         return Decoder(self, params)
 
+    def streams(self, params, size):
+        """`Streams` of these parameters (they keep views, so do not change them while decoding)."""
+        return Streams(self, params, size)
+
+
+class Streams:
+    """Up to `size` documents that go through the model together, a token each at a time."""
+
+    def __init__(self, engine, params, size):
+        if size < 1:
+            raise ValueError(f"there must be at least 1 stream, not {size}")
+        self.engine, self.weights, self.size = engine, engine._named(params), size
+        config = engine.config
+        self.caches = np.zeros((config.n_layer, 2, size, config.block_size, *engine.heads), engine.dtype)
+
+    def step(self, slots, tokens, positions):
+        """Logits [n, V] after tokens[i] at positions[i] of stream slots[i], for n different streams.
+
+        The positions of a stream come in order; 0 begins a new document.
+
+        Raises
+        ------
+        ValueError
+            Arrays of different lengths, none, or a stream twice.
+        IndexError
+            A stream, token or position is out of range.
+        """
+        engine, config, w, n = self.engine, self.engine.config, self.weights, len(slots)
+        C, V, T = config.n_embd, config.vocab_size, config.block_size
+        if not n == len(tokens) == len(positions) == len(set(slots)) or n == 0:
+            raise ValueError(
+                f"a step takes one token and position for each of some different streams, not {n} streams "
+                f"({len(set(slots))} different), {len(tokens)} tokens, {len(positions)} positions"
+            )
+        limits = (("stream", slots, self.size), ("token", tokens, V), ("position", positions, T))
+        for name, values, end in limits:
+            for value in values:
+                if not 0 <= value < end:
+                    raise IndexError(f"{name} {value} is not in 0 .. {end - 1}")
+        slots, tokens, positions = (np.array(values, np.int32) for values in (slots, tokens, positions))
+        x = engine._empty(n, C)
+        engine.kernels.embedding_forward(x, tokens, positions, w["wte"], w["wpe"], n, C, V, T)
+        x, _ = engine._norm(x)
+        for layer, caches in enumerate(self.caches):
+            block = f"layer{layer}."
+            q, k, v = engine._split(engine._linear(engine._norm(x)[0], w[block + "attn_qkv"]))
+            caches[0, slots, positions], caches[1, slots, positions] = k, v
+            k_cache, v_cache = caches if self.size == 1 else (cache[slots] for cache in caches)
+            o, q = np.empty(q.shape, engine.dtype), np.ascontiguousarray(q)
+            lengths = positions + np.int32(1)
+            engine.kernels.attention_decode(
+                o, q, k_cache, v_cache, lengths, n, T, *engine.heads, engine.scale, None
+            )
+            x = x + engine._linear(o.reshape(n, C), w[block + "attn_wo"])
+            y, h = np.empty_like(x), engine._empty(n, 4 * C)
+            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
+            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, n, C, 4 * C, engine.activation)
+            x = x + y
+        return engine._linear(x, w["lm_head"])
+
 
 class Decoder:
     """One document, token after token, with the keys and values of what came before kept."""
 
     def __init__(self, engine, params):
-        self.engine, self.weights = engine, engine._named(params)
-        config = engine.config
-        self.caches = np.zeros((config.n_layer, 2, 1, config.block_size, *engine.heads), engine.dtype)
+        self.engine, self._stream = engine, Streams(engine, params, 1)
 
     def step(self, token, position):
         """Logits [V] that follow `token` at `position`; positions come in order from 0.
@@ -241,31 +299,7 @@ class Decoder:
         IndexError
             The token or position is out of range.
         """
-        engine, config, w = self.engine, self.engine.config, self.weights
-        C, V, T = config.n_embd, config.vocab_size, config.block_size
-        if not 0 <= token < V:
-            raise IndexError(f"token {token} is not in 0 .. {V - 1}")
-        if not 0 <= position < T:
-            raise IndexError(f"position {position} is not in 0 .. {T - 1}")
-        tokens, positions = np.array([token], np.int32), np.array([position], np.int32)
-        x = engine._empty(1, C)
-        engine.kernels.embedding_forward(x, tokens, positions, w["wte"], w["wpe"], 1, C, V, T)
-        x, _ = engine._norm(x)
-        for layer, (k_cache, v_cache) in enumerate(self.caches):
-            block = f"layer{layer}."
-            q, k, v = engine._split(engine._linear(engine._norm(x)[0], w[block + "attn_qkv"]))
-            k_cache[:, position], v_cache[:, position] = k, v
-            o = np.empty_like(q)
-            lengths = positions + np.int32(1)
-            engine.kernels.attention_decode(
-                o, q, k_cache, v_cache, lengths, 1, T, *engine.heads, engine.scale, None
-            )
-            x = x + engine._linear(o.reshape(1, C), w[block + "attn_wo"])
-            y, h = np.empty_like(x), engine._empty(1, 4 * C)
-            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
-            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, 1, C, 4 * C, engine.activation)
-            x = x + y
-        return engine._linear(x, w["lm_head"])[0]
+        return self._stream.step([0], [token], [position])[0]
 
     def generate(self, random, bos, temperature):
         """Sample one document.

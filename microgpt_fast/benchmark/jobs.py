@@ -114,7 +114,8 @@ JOBS = {
         Job("d", GPTConfig(65, n_layer=6, n_head=6, n_embd=384, block_size=256), 4, 1e-3, 0.02),
     )
 }
-DECODE = {"decode": "a", "decode-c": "c", "decode-d": "d"}  # sampling from a job's model
+# sampling from a job's model, and how many samples at once
+DECODE = {"decode": ("a", 1), "decode-c": ("c", 1), "decode-c64": ("c", 64), "decode-d": ("d", 1)}
 STARTUP = "startup"  # the default training run as a whole process
 NAMES = (*JOBS, *DECODE, STARTUP)
 

@@ -98,7 +98,8 @@ def make_bench(options, names):
     if not 0 < options.seconds < float("inf"):
         raise UsageError(f"--seconds must be above 0, not {options.seconds}")
     backend = backends.load(config.backend)
-    batch_sizes = [jobs.JOBS[name].batch_size if name in jobs.JOBS else 1 for name in names]
+    batch_sizes = [jobs.JOBS[name].batch_size for name in names if name in jobs.JOBS]
+    batch_sizes += [jobs.DECODE[name][1] for name in names if name in jobs.DECODE]
     batch_sizes += [job.batch_size for job in jobs.sweep()] if options.sweep else []
     for batch_size in batch_sizes:
         resolve_numerics(config.numerics, config.dtype, batch_size, backend)

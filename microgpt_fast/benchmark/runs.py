@@ -153,11 +153,25 @@ class Bench:
         return float(np.median(processes.time_by_length("the training run", command))) * 1e6
 
     def decode(self, name):
-        """Sampling, one stream: a key of `jobs.DECODE`."""
-        job = jobs.JOBS[jobs.DECODE[name]]
+        """Sampling: a key of `jobs.DECODE`."""
+        job, batch_size = jobs.JOBS[jobs.DECODE[name][0]], jobs.DECODE[name][1]
         timing.reset_peak_memory()
-        result = timing.time_decode(job, self.backend, self.dtype, self.numerics, self.seconds)
-        return {**self.header(job=name), "threads": 1, **result, "peak_rss_mb": timing.peak_memory_mb()}
+        if batch_size == 1:
+            result = timing.time_decode(job, self.backend, self.dtype, self.numerics, self.seconds)
+            result = {"threads": 1, **result}
+        else:
+            times = timing.time_decode_together(
+                job, batch_size, self.backend, self.dtype, self.threads, self.seconds
+            )
+            L, C, V = job.config.n_layer, job.config.n_embd, job.config.vocab_size
+            operations, peak = 2 * (12 * L * C * C + V * C), timing.peak_gflops(self.dtype)
+            result = {
+                "threads": self.threads,
+                "batch_size": batch_size,
+                **timing.summary(times, 1),
+                **efficiency(operations, times, peak, self.threads),
+            }
+        return {**self.header(job=name), **result, "peak_rss_mb": timing.peak_memory_mb()}
 
     def startup(self):
         """The whole process of the default training run, and of importing NumPy."""

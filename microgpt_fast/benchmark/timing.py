@@ -7,7 +7,10 @@ import numpy as np
 
 from ..backends import BackendError, load, name_of
 from ..cases import CASES
+from ..model import GPT
 from ..random_stream import seeded
+from ..sample import generate
+from ..tokenizer import Tokenizer
 from .jobs import ADAM, SEED
 
 CALL_SECONDS = 0.005  # a call is timed as a whole: long enough for the clock, short enough for many calls
@@ -115,6 +118,30 @@ def time_decode(job, backend, dtype, numerics, seconds):
         result["bandwidth_gb_per_s"] = bandwidth
         result["fraction_of_bound"] = result["tokens_per_s"] * bytes_a_token / (bandwidth * 1e9)
     return result
+
+
+def time_decode_together(job, batch_size, backend, dtype, threads, seconds):
+    """`batch_size` streams at once from a job's initial model: whole calls of `generate`, of two batches each.
+
+    Returns
+    -------
+    times : array
+        Seconds a token, of each call.
+    """
+    alphabet = "".join(map(chr, range(ord("0"), ord("0") + job.config.vocab_size - 1)))
+    model = GPT(
+        job.config, Tokenizer(alphabet), dtype=dtype, backend=name_of(backend), numerics="fast", threads=threads
+    )
+    model.parameters[:] = job.weights(dtype)
+    times, spent, seed = [], 0.0, SEED
+    while spent < seconds or len(times) < 2:
+        begin = perf_counter()
+        texts = generate(model, 2 * batch_size, 1.0, seed, batch_size=batch_size)
+        elapsed = perf_counter() - begin
+        times.append(elapsed / sum(min(len(text) + 1, job.config.block_size) for text in texts))
+        spent += elapsed
+        seed += 1
+    return np.array(times[1:])  # without the warm-up
 
 
 def time_kernel(case, size, backend, dtype, seconds):

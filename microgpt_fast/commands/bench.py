@@ -10,7 +10,7 @@ def add_arguments(parser):
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="a, a16, b, c, d, decode, decode-c, decode-d, startup (default: all, and all kernels)",
+        help="a, a16, b, c, d, decode, decode-c, decode-c64, decode-d, startup (default: all, and all kernels)",
     )
     parser.add_argument(
         "--kernel", nargs="+", action="extend", metavar="NAME", help="a kernel, such as gemm_nn, or all"

@@ -4,6 +4,8 @@ import os
 
 from .common import add_constants, users_file
 
+WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
+
 
 def add_arguments(parser):
     """The options of `sample`."""
@@ -18,6 +20,10 @@ def add_arguments(parser):
         "--top-p", metavar="X", type=float, help="draw from the likeliest tokens that make up X only"
     )
     parser.add_argument("--stop", metavar="TEXT", help="end a sample before this text")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int,
+        help="draw so many samples at once, each from its own stream of the seed (default: one after another)",
+    )  # fmt: skip
     add_constants(parser, ("num_samples", "temperature", "seed"), "those the model was trained with")
 
 
@@ -28,7 +34,7 @@ def run(options, stdout):
 
     with users_file("read", options.model):
         model = load(model_file(options.model))
-    wishes = {name: getattr(options, name) for name in ("prompt", "max_new_tokens", "top_k", "top_p", "stop")}
+    wishes = {name: getattr(options, name) for name in WISHES}
     texts = samples(model, options.num_samples, options.temperature, options.seed, **wishes)
     stdout.samples(texts, is_long=bool(model.train_config) and model.train_config.data_mode == "stream")
     return 0

@@ -86,3 +86,12 @@ MGF_MODEL(void, gpt_decode, (real *logits, int32_t token, ptrdiff_t position, co
  * holds. Token i has the probability softmax(logits / temperature)[i]; draws are those of Python's random.choices. */
 MGF_MODEL(ptrdiff_t, gpt_generate, (int32_t *sample, mgf_random *random, const real *params, int32_t bos, double temperature, const mgf_config *config, void *decoder))
 #undef MGF_MODEL
+
+/* Many streams at once, in fast numerics alone (not in mgf_exact). Their memory is for B streams. */
+#define MGF_STREAMS KERNEL
+MGF_STREAMS(size_t, gpt_streams_size, (const mgf_config *config, ptrdiff_t B))
+MGF_STREAMS(void, gpt_streams_init, (void *streams, const real *params, ptrdiff_t B, const mgf_config *config))
+/* logits [n, V] that follow tokens[i] at positions[i] of stream slots[i], n <= B different streams; positions must come in
+ * order from 0. A stream's bits depend neither on the other streams nor on the number of threads. */
+MGF_STREAMS(void, gpt_streams_decode, (real *logits, const int32_t *slots, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B, const mgf_config *config, void *streams, mgf_pool *pool))
+#undef MGF_STREAMS
