@@ -215,19 +215,20 @@ INLINE vec group_lane(vec x, const int n, const int i) {
 
 /* Rows that differ in bit `half` of their number exchange the lanes that do: rows[i][j + half] <-> rows[i + half][j] */
 INLINE void exchange_lanes(vec rows[], const int n, const int half) {
-    UNROLL for (int i = 0; i < n; i++) {
-        if (i & half) continue;
-        vec a = rows[i], b = rows[i + half];
+    UNROLL for (int first = 0; first < n; first += 2 * half) {
+        UNROLL for (int i = first; i < first + half; i++) {
+            vec a = rows[i], b = rows[i + half];
 #ifdef __clang__
-        UNROLL for (int lane = 0; lane < VL; lane++) {
-            rows[i][lane] = lane & half ? b[lane - half] : a[lane];
-            rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
-        }
+            UNROLL for (int lane = 0; lane < VL; lane++) {
+                rows[i][lane] = lane & half ? b[lane - half] : a[lane];
+                rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
+            }
 #else
-        ivec lanes = lane_numbers(), right = (lanes & isplat(half)) != 0;
-        rows[i] = __builtin_shuffle(a, b, lanes + (right & isplat(VL - half)));
-        rows[i + half] = __builtin_shuffle(a, b, lanes + (right & isplat(VL)) + (~right & isplat(half)));
+            ivec lanes = lane_numbers(), right = (lanes & isplat(half)) != 0;
+            rows[i] = __builtin_shuffle(a, b, lanes + (right & isplat(VL - half)));
+            rows[i + half] = __builtin_shuffle(a, b, lanes + (right & isplat(VL)) + (~right & isplat(half)));
 #endif
+        }
     }
 }
 
