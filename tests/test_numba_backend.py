@@ -60,7 +60,7 @@ def test_a_broken_numba_does_not_break_the_others(tmp_path, broken):
     assert "using the slower numpy backend" in error and broken.split("'")[1] in error
 
 
-DIRECTORY = "from microgpt_fast.backends import numba_backend; print(numba_backend._DIRECTORY)"
+DIRECTORY = "from microgpt_fast.backends import numba_backend, numba_compile; print(numba_compile.DIRECTORY)"
 
 
 def test_compiled_functions_are_kept_in_a_folder_named_by_the_sources(tmp_path):

@@ -13,20 +13,13 @@ Within, matrices are pointers (numba_simd.py), and `n` is the number of lanes of
 functions that are compiled once and called, `_inline` those that become part of their caller.
 """
 
-import hashlib
 import math
-import os
-import stat
 import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
-from numba import njit
-from numba.core import config, types
-
-from . import numba_simd
 from .composed import NORM_EPS, RELU2
+from .numba_batch import document_losses, first_bad_document, outside, pack_batch
+from .numba_compile import helper, inline, kernel
 from .numba_engine import JitEngine
 from .numba_simd import (
     VECTOR_BYTES,
@@ -64,80 +57,7 @@ from .numba_simd import (
 HAS_EXACT = False
 
 
-# ---- compilation
-
-
-def _cache_directory():
-    """Where the compiled functions are kept, or None: a folder named by these sources, in the first of these
-    that can be written to: NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files."""
-    sources = (Path(__file__), Path(numba_simd.__file__))
-    name = "numba-" + hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    user = os.getuid() if hasattr(os, "getuid") else None
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    caches = caches or os.path.expanduser("~/.cache")
-    for folder in (config.CACHE_DIR, caches, os.path.join(tempfile.gettempdir(), f"cache-{user}")):
-        if not os.path.isabs(folder):
-            continue
-        parent = Path(folder, "microgpt_fast")
-        try:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=parent):
-                about = parent.stat()
-        except OSError:
-            continue
-        # what is loaded from a cache is run: nobody else may have put it there
-        if user is None or about.st_uid == user and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return str(parent / name)
-    return None
-
-
-_OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
-_DIRECTORY = _cache_directory()
-
-
-def _plain(argument):
-    """The type to compile for: an array of any strides, a number rather than a constant"""
-    if isinstance(argument, types.Array):
-        return argument.copy(layout="A")
-    return types.unliteral(argument)
-
-
-def _jit(**options):
-    def decorate(function):
-        dispatcher = njit(**_OPTIONS, **options)(function)
-        template = dispatcher.get_call_template
-        dispatcher.get_call_template = lambda args, keywords: template(tuple(map(_plain, args)), keywords)
-        return dispatcher
-
-    return decorate
-
-
-_helper = _jit()
-_inline = _jit(inline="always")
-
-
-def _kernel(function):
-    """A function of the module: kept on disk. Arrays being nothing but pointers here, what was compiled for
-    one type of array serves those of any strides, and the read-only ones."""
-    directory, config.CACHE_DIR = config.CACHE_DIR, _DIRECTORY or ""
-    try:
-        dispatcher = _jit(cache=_DIRECTORY is not None)(function)
-    finally:
-        config.CACHE_DIR = directory
-
-    def compile_for(*arguments):  # called from Python with types that are new
-        given = [dispatcher.typeof_pyval(argument) for argument in arguments]
-        plain = [t.copy(layout="A", readonly=False) if isinstance(t, types.Array) else t for t in given]
-        entry = dispatcher.compile(tuple(plain))
-        if plain != given:  # the next call finds it by itself
-            dispatcher._insert([t._code for t in given], entry, False)
-        return entry
-
-    dispatcher._compile_for_args = compile_for
-    return dispatcher
-
-
-@_inline
+@inline
 def _padded(size, n):
     """size rounded up to whole vectors"""
     return (size + n - 1) & -n
@@ -162,7 +82,7 @@ ROWS = 8 if VECTOR_REGISTERS == 32 else 4  # of a tile: two vectors of each leav
 ROW_BLOCK = 96  # rows of A that stay in the second-level cache while the panels of B pass
 
 
-@_helper
+@helper
 def _tile_of_two(mode, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     """last + 1 rows of two whole vectors of C"""
     n = lanes(c)
@@ -191,7 +111,7 @@ def _tile_of_two(mode, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     store_tile(c + n, ld_c, last, y)
 
 
-@_helper
+@helper
 def _tile_of_one(mode, last, count, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     """last + 1 rows of the first `count` lanes of one vector of C"""
     x = zero_tile(c, ROWS)
@@ -211,7 +131,7 @@ def _tile_of_one(mode, last, count, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux)
     store_tile_partial(c, ld_c, last, x, count)
 
 
-@_helper
+@helper
 def _gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
     n = lanes(c)
     for block in range(0, M, ROW_BLOCK):
@@ -235,13 +155,13 @@ def _gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
             b_panel += panel
 
 
-@_inline
+@inline
 def _gemm(mode, M, N, K, a, ai, ak, b, ld_b, c, ld_c):
     """of a B as it lies in memory, with rows ld_b apart"""
     _gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, 2 * lanes(c), c, ld_c, c, 0)
 
 
-@_helper
+@helper
 def _pack_transposed(to, w, ld, O, C):
     """w [O, C] with rows ld apart -> w^T in panels of 2 n columns: panel j holds the columns from 2 n j on,
     row after row; the last panel's rows are padded to whole vectors with numbers that do not matter."""
@@ -261,7 +181,7 @@ DEPTH = 256  # rows of a panel that is transposed on the stack
 DEPTH_SIZE = DEPTH * LARGEST_PANEL
 
 
-@_inline
+@inline
 def _gemm_transposed(mode, M, N, K, a, ai, ak, w, ld_w, c, ld_c):
     """C (mode)= A w^T for w [N, K]: sums over K are cut into blocks of DEPTH, the later ones added to the
     first."""
@@ -276,21 +196,21 @@ def _gemm_transposed(mode, M, N, K, a, ai, ak, w, ld_w, c, ld_c):
             _gemm(ADD if k else mode, M, columns, depth, a + k * ak, ai, ak, panel, width, c + j, ld_c)
 
 
-@_kernel
+@kernel
 def gemm_nn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
     # c (+)= a b
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
     _gemm(ADD if accumulate else STORE, M, N, K, a, ld_a, 1, b, ld_b, c, ld_c)
 
 
-@_kernel
+@kernel
 def gemm_nt(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
     # c (+)= a b^T
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
     _gemm_transposed(ADD if accumulate else STORE, M, N, K, a, ld_a, 1, b, ld_b, c, ld_c)
 
 
-@_kernel
+@kernel
 def gemm_tn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
     # c (+)= a^T b
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
@@ -300,12 +220,7 @@ def gemm_tn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
 # ---- embedding
 
 
-@_inline
-def _outside(values, i, limit):
-    return values[i] < 0 or values[i] >= limit
-
-
-@_inline
+@inline
 def _add_rows(to, a, b, C):
     n = lanes(to)
     for c in range(0, C, n):
@@ -313,26 +228,26 @@ def _add_rows(to, a, b, C):
         store_partial(to, c, load_partial(a, c, count) + load_partial(b, c, count), count)
 
 
-@_kernel
+@kernel
 def embedding_forward(x, tokens, positions, wte, wpe, N, C, V, T):
     # x_i = wte[token_i] + wpe[position_i]
     tokens, positions = pointer(tokens, tokens), pointer(positions, positions)
     x, wte, wpe = pointer(x, x), pointer(wte, x), pointer(wpe, x)
     for i in range(N):
-        if _outside(tokens, i, V) or _outside(positions, i, T):
+        if outside(tokens, i, V) or outside(positions, i, T):
             return i
     for i in range(N):
         _add_rows(x + i * C, wte + tokens[i] * C, wpe + positions[i] * C, C)
     return -1
 
 
-@_kernel
+@kernel
 def embedding_backward(dwte, dwpe, dx, tokens, positions, N, C, V, T):
     # dwte[token_i] += dx_i, dwpe[position_i] += dx_i
     tokens, positions = pointer(tokens, tokens), pointer(positions, positions)
     dwte, dwpe, dx = pointer(dwte, dx), pointer(dwpe, dx), pointer(dx, dx)
     for i in range(N):
-        if _outside(tokens, i, V) or _outside(positions, i, T):
+        if outside(tokens, i, V) or outside(positions, i, T):
             return i
     for i in range(N):
         token, position = dwte + tokens[i] * C, dwpe + positions[i] * C
@@ -344,7 +259,7 @@ def embedding_backward(dwte, dwpe, dx, tokens, positions, N, C, V, T):
 # ---- rmsnorm
 
 
-@_inline
+@inline
 def _dot_row(a, b, C):
     """sum over C of a * b; two chains, so that one addition's latency does not set the pace"""
     n = lanes(a)
@@ -359,7 +274,7 @@ def _dot_row(a, b, C):
     return sum_lanes(even + odd)
 
 
-@_helper
+@helper
 def _rmsnorm_rows(y, ld_y, rstd, x, ld_x, gain, N, C, eps):
     """y = x * rstd (* gain), rstd = (mean(x^2) + eps)^(-1/2); y may be x"""
     n = lanes(x)
@@ -375,7 +290,7 @@ def _rmsnorm_rows(y, ld_y, rstd, x, ld_x, gain, N, C, eps):
             store_partial(y_row, c, z, count)
 
 
-@_helper
+@helper
 def _rmsnorm_rows_backward(dx, base, dy, x, normalised, gain, rstd, ld, N, C):
     """dx (+ base) = rstd * g - x * factor * sum(x * g) / C, g = dy (* gain), of rows ld apart
 
@@ -406,14 +321,14 @@ def _rmsnorm_rows_backward(dx, base, dy, x, normalised, gain, rstd, ld, N, C):
             store_partial(dx_row, c, d, count)
 
 
-@_kernel
+@kernel
 def rmsnorm_forward(y, rstd, x, gain, N, C, eps):
     # y = x * rstd (* gain), rstd = (mean(x^2) + eps)^(-1/2)
     y, rstd, gain, x = pointer(y, x), pointer(rstd, x), pointer(gain, x), pointer(x, x)
     _rmsnorm_rows(y, C, rstd, x, C, gain, N, C, eps)
 
 
-@_kernel
+@kernel
 def rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx):
     # g = dy (* gain), dx = rstd * g - x * rstd^3 / C * sum(x * g), dgain += sum over rows of dy * x * rstd
     dx, dgain, dy, gain = pointer(dx, x), pointer(dgain, x), pointer(dy, x), pointer(gain, x)
@@ -431,14 +346,14 @@ def rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx):
 # ---- linear
 
 
-@_kernel
+@kernel
 def linear_forward(y, x, w, N, C, O):
     # y = x w^T
     y, x, w = pointer(y, y), pointer(x, x), pointer(w, w)
     _gemm_transposed(STORE, N, O, C, x, C, 1, w, C, y, O)
 
 
-@_kernel
+@kernel
 def linear_backward(dx, dw, dy, x, w, N, C, O, accumulate_dx):
     # dx = dy w, dw += dy^T x
     dx, dw, dy, x, w = pointer(dx, dy), pointer(dw, dy), pointer(dy, dy), pointer(x, x), pointer(w, w)
@@ -462,7 +377,7 @@ SCORES_SIZE = KEYS * MOST_LANES
 TRANSPOSED_SIZE = HEAD_DEPTH * MOST_LANES
 
 
-@_inline
+@inline
 def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys, keys, D, scale, keep):
     """block [keys, n] = keys_of times the scaled queries, both D deep. `transposed` [depth, n], the queries,
     is filled unless it is to be kept, and reaches as far as D."""
@@ -477,7 +392,7 @@ def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys,
         _gemm(ADD if d else STORE, keys, n, depth, keys_of + d, ld_keys, 1, transposed, n, block, n)
 
 
-@_inline
+@inline
 def _mask_scores(s, first_query, first_key, keys, slope):
     """s -= slope * (query - key); keys after the query become -infinity"""
     n = lanes(s)
@@ -486,7 +401,7 @@ def _mask_scores(s, first_query, first_key, keys, slope):
         store(s, i * n, where(distance < 0, -math.inf, load(s, i * n) - slope * distance))
 
 
-@_helper
+@helper
 def _attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
     """One head of one document of T rows: o [T, D] with rows ld_o apart, lse with rows H apart; q, k, v ld
     apart.
@@ -529,7 +444,7 @@ def _attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
             lse[(first + i) * H] = statistic[i]
 
 
-@_helper
+@helper
 def _attention_head_backward(dq, dk, dv, delta, d_o, o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
     """delta = row sums of d_o * o, with rows H apart; dq, dk, dv as q, k, v"""
     n = lanes(o)
@@ -566,7 +481,7 @@ def _attention_head_backward(dq, dk, dv, delta, d_o, o, ld_o, lse, H, q, k, v, l
             _gemm(ADD if key else STORE, rows, D, keys, ds, 1, n, k + at_key, ld, dq + at, ld)
 
 
-@_helper
+@helper
 def _attention_head_decode(o, q, k, v, ld, T, D, scale, slope):
     """o [D] = sum_j softmax(scale q . k_j - slope (T - 1 - j))_j v_j for one query and T keys and values, ld
     apart"""
@@ -598,12 +513,12 @@ def _attention_head_decode(o, q, k, v, ld, T, D, scale, slope):
         store_partial(o, d, load_partial(o, d, count) / total, count)
 
 
-@_inline
+@inline
 def _slope_of(slopes, h):
     return 0.0 if is_null(slopes) else float(slopes[h])
 
 
-@_kernel
+@kernel
 def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale, slopes):
     # p = softmax(s), o_i = sum_j p[i, j] v_j, lse_i = log sum_j exp s[i, j]
     slopes, cu_seqlens = pointer(slopes, o), pointer(cu_seqlens, cu_seqlens)
@@ -618,7 +533,7 @@ def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale,
             )  # fmt: skip
 
 
-@_kernel
+@kernel
 def attention_backward(
     dq, dk, dv, delta, d_o, o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale, slopes
 ):  # fmt: skip
@@ -638,7 +553,7 @@ def attention_backward(
             )  # fmt: skip
 
 
-@_kernel
+@kernel
 def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slopes):
     # attention_forward for the last of lengths[b] positions
     slopes, lengths = pointer(slopes, o), pointer(lengths, lengths)
@@ -658,7 +573,7 @@ MLP_ROWS, MLP_COLUMNS = 64, 128  # a block of f(h) on the stack
 MLP_SIZE = MLP_ROWS * MLP_COLUMNS
 
 
-@_inline
+@inline
 def _activate(to, ld_to, h, ld_h, rows, columns, activation):
     """to = f(h)"""
     n = lanes(to)
@@ -669,7 +584,7 @@ def _activate(to, ld_to, h, ld_h, rows, columns, activation):
             store_partial(to, i * ld_to + j, a * a if activation == RELU2 else a, count)
 
 
-@_kernel
+@kernel
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     y, h, x, w1, w2 = pointer(y, x), pointer(h, x), pointer(x, x), pointer(w1, x), pointer(w2, x)
@@ -684,7 +599,7 @@ def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
             _gemm_transposed(mode, rows, C, columns, a, columns, 1, w2 + j, F, y + i * C, C)
 
 
-@_kernel
+@kernel
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
     dx, dw1, dw2, dh, dy = pointer(dx, x), pointer(dw1, x), pointer(dw2, x), pointer(dh, x), pointer(dy, x)
@@ -706,7 +621,7 @@ def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
 # ---- cross entropy
 
 
-@_inline
+@inline
 def _exp_lanes(row, j, shift, V):
     """exp(row[j] - shift) and so on, 0 beyond V"""
     left = V - j
@@ -714,7 +629,7 @@ def _exp_lanes(row, j, shift, V):
     return where(lane_numbers(row) < left, e, 0)
 
 
-@_inline
+@inline
 def _largest_of_row(row, V):
     n = lanes(row)
     largest = zeros(row) - math.inf
@@ -727,20 +642,20 @@ def _largest_of_row(row, V):
     return max_lanes(largest)
 
 
-@_inline
+@inline
 def _log(number, like):
     return log(zeros(like) + number)[0]
 
 
-@_inline
+@inline
 def _first_bad_target(targets, N, V):
     for i in range(N):
-        if _outside(targets, i, V):
+        if outside(targets, i, V):
             return i
     return -1
 
 
-@_kernel
+@kernel
 def cross_entropy_forward(losses, lse, logits, targets, N, V):
     # losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j]
     losses, lse, targets = pointer(losses, logits), pointer(lse, logits), pointer(targets, targets)
@@ -759,7 +674,7 @@ def cross_entropy_forward(losses, lse, logits, targets, N, V):
     return -1
 
 
-@_kernel
+@kernel
 def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
     # dlogits[i, j] = dlosses_i * (exp(logits[i, j] - lse_i) - (j == target_i))
     dlogits, dlosses, lse = pointer(dlogits, logits), pointer(dlosses, logits), pointer(lse, logits)
@@ -779,7 +694,7 @@ def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
 # ---- Adam
 
 
-@_inline
+@inline
 def _adam_vector(p, m, v, g, i, count, beta1, beta2, rate, epsilon, keep):
     first = fma(load_partial(m, i, count), beta1, g * (1 - beta1))
     second = fma(load_partial(v, i, count), beta2, g * g * (1 - beta2))
@@ -789,7 +704,7 @@ def _adam_vector(p, m, v, g, i, count, beta1, beta2, rate, epsilon, keep):
     store_partial(p, i, load_partial(p, i, count) * keep - step, count)
 
 
-@_helper
+@helper
 def _adam(p, m, v, g, size, lr, beta1, beta2, eps, weight_decay, step):
     """p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon): the corrections 1 - beta^step of both
     moments are in rate and epsilon"""
@@ -801,7 +716,7 @@ def _adam(p, m, v, g, size, lr, beta1, beta2, eps, weight_decay, step):
         _adam_vector(p, m, v, load_partial(g, i, count), i, count, beta1, beta2, rate, epsilon, keep)
 
 
-@_kernel
+@kernel
 def adamw_step(p, m, v, g, n, lr, beta1, beta2, eps, weight_decay, step):
     # m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2
     # p -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * p)
@@ -880,9 +795,9 @@ class Layout(NamedTuple):
     cu_seqlens: int
 
 
-def gpt_layout(L, C, F, H, V, T, activation, itemsize, N, B):
+def gpt_layout(L, C, H, V, T, activation, itemsize, N, B):
     """The layout for batches of up to B documents with N rows; and the sizes of `work` and `rows`."""
-    n = VECTOR_BYTES // itemsize
+    n, F = VECTOR_BYTES // itemsize, 4 * C
 
     def padded(size):
         return -(-size // n) * n
@@ -919,7 +834,7 @@ def gpt_layout(L, C, F, H, V, T, activation, itemsize, N, B):
     return Layout(**at), size, rows
 
 
-@_inline
+@inline
 def _pack_weights(w, s, at):
     """Every weight's transpose, for the forward pass"""
     C, F = at.C, at.F
@@ -933,13 +848,13 @@ def _pack_weights(w, s, at):
         _pack_transposed(packed + at.packed_fc2, w_layer + (4 * C * C + F * C), F, C, F)
 
 
-@_inline
+@inline
 def _times_transposed(mode, rows, O, K, x, ld_x, packed, y, ld_y):
     """y [rows, O] (mode)= x w^T, from w's packed transpose"""
     _gemm_aux(mode, rows, _padded(O, lanes(y)), K, x, ld_x, 1, packed, 0, 2 * lanes(y) * K, y, ld_y, y, 0)
 
 
-@_inline
+@inline
 def _embed_rows(w, s, tokens, positions, first, rows, at):
     C, ld = at.C, at.ld_c
     x, h0 = s + (at.x + first * ld), s + (at.h0 + first * ld)
@@ -951,7 +866,7 @@ def _embed_rows(w, s, tokens, positions, first, rows, at):
         store(x, i, load(h0, i))
 
 
-@_inline
+@inline
 def _qkv_rows(s, layer, first, rows, at):
     """qkv = rms(x) wqkv^T"""
     C, ld = at.C, at.ld_c
@@ -961,7 +876,7 @@ def _qkv_rows(s, layer, first, rows, at):
     _times_transposed(STORE, rows, 3 * C, C, h1, ld, packed, y + (at.qkv + first * at.ld_3c), at.ld_3c)
 
 
-@_inline
+@inline
 def _block_rows(s, layer, first, rows, at):
     """x = x + o wo^T,  x = x + f(rms(x) fc1^T) fc2^T"""
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
@@ -976,14 +891,14 @@ def _block_rows(s, layer, first, rows, at):
     _times_transposed(ADD, rows, C, F, a, ld_f, packed + at.packed_fc2, x, ld)
 
 
-@_inline
+@inline
 def _head_rows(s, first, rows, at):
     """logits = x lm_head^T"""
     x, logits = s + (at.x + first * at.ld_c), s + (at.logits + first * at.ld_v)
     _times_transposed(STORE, rows, at.V, at.C, x, at.ld_c, s + at.packed, logits, at.ld_v)
 
 
-@_helper
+@helper
 def _forward(w, s, rows, N, B, at):
     tokens, positions, cu_seqlens = rows + at.tokens, rows + at.positions, rows + at.cu_seqlens
     C, D, ld, ld_3c, H = at.C, at.D, at.ld_c, at.ld_3c, at.H
@@ -1010,7 +925,7 @@ def _forward(w, s, rows, N, B, at):
                 _attention_head(o, ld, lse, H, q, q + C, q + 2 * C, ld_3c, T, D, 1 / math.sqrt(D), 0.0)
 
 
-@_inline
+@inline
 def _loss_rows(s, targets, first, rows, at):
     """Logits become their gradient, row_loss the loss."""
     V, n = at.V, lanes(s)
@@ -1029,13 +944,13 @@ def _loss_rows(s, targets, first, rows, at):
         s[at.row_loss + i] = largest + _log(sum_total, s) - at_target
 
 
-@_inline
+@inline
 def _weight_gradient(mode, O, K, N, dy, ld_dy, x, ld_x, grads):
     """dw [O, K] (mode)= dy^T x over all N rows"""
     _gemm(mode, O, K, N, dy, 1, ld_dy, x, ld_x, grads, K)
 
 
-@_inline
+@inline
 def _block_backward(w, s, layer, first, rows, at):
     """Inverts _block_rows, from dx down to d_o."""
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
@@ -1052,7 +967,7 @@ def _block_backward(w, s, layer, first, rows, at):
     _gemm(STORE, rows, C, C, dx1, ld, 1, w_layer + 3 * C * C, C, d_o, ld)
 
 
-@_inline
+@inline
 def _qkv_backward(w, s, layer, first, rows, at):
     """Inverts _qkv_rows, from dqkv (and dx1) down to dx."""
     C, ld, row = at.C, at.ld_c, first * at.ld_c
@@ -1063,7 +978,7 @@ def _qkv_backward(w, s, layer, first, rows, at):
     _rmsnorm_rows_backward(dx, dx1, dh, h1, True, pointer(None, s), rstd1, ld, rows, C)
 
 
-@_inline
+@inline
 def _layer_gradients(s, layer, N, mode, grads, at):
     C, F, ld, ld_f = at.C, at.F, at.ld_c, at.ld_f
     y, to = s + (at.layer + layer * at.layer_size), grads + (at.w_layer + layer * at.w_size)
@@ -1073,7 +988,7 @@ def _layer_gradients(s, layer, N, mode, grads, at):
     _weight_gradient(mode, C, F, N, s + at.dx, ld, y + at.a, ld_f, to + (4 * C * C + F * C))
 
 
-@_helper
+@helper
 def _backward(w, s, rows, N, B, mode, grads, at):
     """grads (mode: STORE or ADD)= the gradient of the losses' weighted sum"""
     tokens, targets, positions = rows + at.tokens, rows + at.targets, rows + at.positions
@@ -1120,92 +1035,47 @@ def _backward(w, s, rows, N, B, mode, grads, at):
         _add_rows(position, position, dx, C)
 
 
-@_inline
-def _first_bad_document(tokens, starts, lengths, documents, size, at):
-    for i in range(documents):
-        if not 1 <= lengths[i] <= at.T or starts[i] < 0 or starts[i] >= size - lengths[i]:
-            return i
-        text = tokens + starts[i]
-        for t in range(lengths[i] + 1):
-            if _outside(text, t, at.V):
-                return i
-    return -1
-
-
-@_inline
-def _pack_batch(s, rows, tokens, starts, lengths, B, at):
-    """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many
-    rows."""
-    row = 0
-    rows[at.cu_seqlens] = 0
-    for b in range(B):
-        text, weight = tokens + starts[b], 1 / (float(lengths[b]) * B)
-        for t in range(lengths[b]):
-            rows[at.tokens + row], rows[at.targets + row] = text[t], text[t + 1]
-            rows[at.positions + row] = t
-            s[at.row_weight + row] = weight
-            row += 1
-        rows[at.cu_seqlens + b + 1] = row
-    return row
-
-
-@_inline
-def _document_losses(losses, s, lengths, B, at):
-    """losses[b] = mean of the document's row losses; returns their mean. losses may be 0."""
-    row, total = at.row_loss, 0.0
-    for b in range(B):
-        document = 0.0
-        for i in range(lengths[b]):
-            document += s[row + i]
-        row += lengths[b]
-        document /= lengths[b]
-        if not is_null(losses):
-            losses[b] = document
-        total += document
-    return total / B
-
-
-@_kernel
+@kernel
 def gpt_forward(losses, logits, params, tokens, starts, lengths, B, work, rows, at):
     # losses[b] = mean cross-entropy of document b; logits [N, V] or None
     w, s, rows, size = pointer(params, work), pointer(work, work), pointer(rows, rows), tokens.size
     losses, logits, tokens = pointer(losses, losses), pointer(logits, work), pointer(tokens, tokens)
     starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
-    bad = _first_bad_document(tokens, starts, lengths, B, size, at)
+    bad = first_bad_document(tokens, starts, lengths, B, size, at)
     if bad >= 0:
         return bad
     before = denormals_flush()
-    N = _pack_batch(s, rows, tokens, starts, lengths, B, at)
+    N = pack_batch(s, rows, tokens, starts, lengths, B, at)
     _forward(w, s, rows, N, B, at)
     if not is_null(logits):
         for i in range(N):
             for j in range(at.V):
                 logits[i * at.V + j] = s[at.logits + i * at.ld_v + j]
     _loss_rows(s, rows + at.targets, 0, N, at)
-    _document_losses(losses, s, lengths, B, at)
+    document_losses(losses, s, lengths, B, at)
     denormals_restore(before)
     return -1
 
 
-@_kernel
+@kernel
 def gpt_backward(losses, grads, params, tokens, starts, lengths, B, work, rows, at):
     # gpt_forward, then grads += the gradient of the mean of losses
     w, s, rows, size = pointer(params, work), pointer(work, work), pointer(rows, rows), tokens.size
     losses, grads, tokens = pointer(losses, losses), pointer(grads, work), pointer(tokens, tokens)
     starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
-    bad = _first_bad_document(tokens, starts, lengths, B, size, at)
+    bad = first_bad_document(tokens, starts, lengths, B, size, at)
     if bad >= 0:
         return bad
     before = denormals_flush()
-    N = _pack_batch(s, rows, tokens, starts, lengths, B, at)
+    N = pack_batch(s, rows, tokens, starts, lengths, B, at)
     _forward(w, s, rows, N, B, at)
     _backward(w, s, rows, N, B, ADD, grads, at)
-    _document_losses(losses, s, lengths, B, at)
+    document_losses(losses, s, lengths, B, at)
     denormals_restore(before)
     return -1
 
 
-@_kernel
+@kernel
 def gpt_train_steps(
     losses, params, m, v, tokens, starts, lengths, k, B, lr, beta1, beta2, eps, weight_decay, first_step,
     work, rows, at,
@@ -1216,22 +1086,22 @@ def gpt_train_steps(
     losses, m, v = pointer(losses, losses), pointer(m, work), pointer(v, work)
     tokens = pointer(tokens, tokens)
     starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
-    bad = _first_bad_document(tokens, starts, lengths, k * B, size, at)
+    bad = first_bad_document(tokens, starts, lengths, k * B, size, at)
     if bad >= 0:
         return bad
     before = denormals_flush()
     grads, parameters = s + at.grads, at.w_layer + at.L * at.w_size
     for step in range(k):
-        N = _pack_batch(s, rows, tokens, starts + step * B, lengths + step * B, B, at)
+        N = pack_batch(s, rows, tokens, starts + step * B, lengths + step * B, B, at)
         _forward(w, s, rows, N, B, at)
         _backward(w, s, rows, N, B, STORE, grads, at)
-        losses[step] = _document_losses(pointer(None, losses), s, lengths + step * B, B, at)
+        losses[step] = document_losses(pointer(None, losses), s, lengths + step * B, B, at)
         _adam(w, m, v, grads, parameters, lr[step], beta1, beta2, eps, weight_decay, first_step + step)
     denormals_restore(before)
     return -1
 
 
-@_kernel
+@kernel
 def gpt_decode(logits, token, position, params, work, rows, at):
     # logits [V] that follow `token` at `position`; the workspace, of T rows, holds what came before; position
     # 0 packs the weights

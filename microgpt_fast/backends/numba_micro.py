@@ -1,0 +1,582 @@
+"""Training steps of a narrow model: the mathematics of numba_backend's `gpt_train_steps` with constant sizes.
+
+Rows of the model are rows of registers (numba_rows.py). A step passes the batch through the model and back, a
+tile of rows at a time, as far as the gradients of activations; then each tile of a weight takes its gradient
+from all rows of the batch and moves at once. No sum depends on how rows are cut into tiles, nor anything on
+how many steps a call has.
+
+Rows beyond the batch are computed too, where a tile reaches that far: they hold what earlier steps left, or 0,
+and have the weight 0 in the loss.
+"""
+
+import math
+from typing import NamedTuple
+
+from .composed import NORM_EPS, RELU2
+from .numba_batch import document_losses, first_bad_document, pack_batch
+from .numba_compile import helper, inline, kernel
+from .numba_rows import (
+    add_heads,
+    add_to_columns,
+    dot_columns,
+    head_width,
+    load_column,
+    load_columns,
+    load_heads,
+    load_row,
+    load_rows,
+    load_statistics,
+    max_of_rows,
+    repeat,
+    row_in_head,
+    row_width,
+    rows_pointer,
+    spread,
+    store_columns,
+    store_rows,
+    store_rows_transposed,
+    sum_of_rows,
+    tile_height,
+    zero_columns,
+    zero_row,
+    zero_rows,
+)
+from .numba_simd import (
+    VECTOR_BYTES,
+    denormals_flush,
+    denormals_restore,
+    exp,
+    fma,
+    lanes,
+    load,
+    log,
+    maximum,
+    pointer,
+    sqrt,
+    store,
+    where,
+)
+
+WIDTHS, HEAD_WIDTHS, LONGEST_BLOCK = (16, 32), (4, 8, 16), 64
+MASKED = -1e30  # a score or logit whose exponential is to be 0
+
+# what lies in the workspace, in planes of a row of C for each row of the batch: for the whole model ...
+X, H0, DX0, PLANES = 0, 1, 2, 3  # residual stream; normalised embedding; gradient of the embedding
+# ... and for each layer: h1 = rms(x); q, k, v; what attention gives; h2 = rms(x); r = max(h2 fc1^T, 0);
+# gradients of the residual stream after the layer and between its two blocks; other gradients; r^2 for RELU2
+H1, Q, K, V, O, H2, R, DX, DX1, D_O, DQ, DK, DV, DF, A = 0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15, 16, 20
+
+
+class Layout(NamedTuple):
+    """Sizes of a model, and where its parts lie in the workspaces `work` (of reals) and `rows` (of int32)."""
+
+    L: int
+    H: int
+    V: int
+    T: int
+    activation: int
+    width: int  # of a row of logits: V padded to whole rows of C, which are masked
+    plane: int
+    # parameters: wte, wpe; lm_head [width, C]; the layers
+    head: int
+    w_layer: int
+    size: int  # of all; m, v and transposes follow with the same order within
+    embedding_grads: int  # 0 between steps
+    mask: int  # [width] 0, and MASKED from V on
+    logits: int
+    scores: int  # of a query block, [T, C]
+    tile: int  # of a gradient
+    # statistics of rows
+    rstd0: int
+    total: int
+    largest: int
+    at_target: int
+    row_weight: int
+    row_loss: int
+    # the layers, of layer_size each, and in a layer behind its planes:
+    layer: int
+    layer_size: int
+    rstd1: int
+    rstd2: int
+    e: int  # exponentials of scores, see _heads
+    # of int32
+    tokens: int
+    targets: int
+    positions: int
+    cu_seqlens: int
+
+
+def micro_layout(L, C, H, V, T, activation, itemsize, N, B):
+    """The layout for batches of up to B documents with N rows; and the sizes of `work` and `rows`."""
+    D, lanes = C // H, VECTOR_BYTES // itemsize
+    height = max(1, 8 * lanes // C)
+    rows = -(-N // height) * height + D  # a tile, or a block of queries, may begin with the last row
+    width, embeddings = -(-V // C) * C, (V + T) * C
+    at = dict(L=L, H=H, V=V, T=T, activation=activation, width=width, plane=rows * C)
+    at |= dict(head=embeddings, w_layer=embeddings + width * C)
+    at["size"] = at["w_layer"] + 12 * L * C * C
+
+    def place(first, sizes):
+        for name, size in sizes.items():
+            at[name] = first
+            first += -(-size // 16) * 16  # the workspace begins at a cache line, and so does each part
+        return first
+
+    planes = A + 4 if activation == RELU2 else A
+    statistics = rows + lanes
+    blocks = (N + B * (D - 1)) // D  # of queries
+    of_layer = dict(rstd1=statistics, rstd2=statistics, e=(blocks * (T + 1) * H) * D)
+    at["layer_size"] = place(planes * at["plane"], of_layer)
+    size = place(
+        4 * at["size"] + PLANES * at["plane"],
+        dict(
+            embedding_grads=embeddings, mask=width, logits=rows * width, scores=T * C, tile=height * C, rstd0=statistics,
+            total=statistics, largest=statistics, at_target=statistics, row_weight=statistics,
+            row_loss=statistics, layer=L * at["layer_size"],
+        ),
+    )  # fmt: skip
+    integers = place(0, dict(tokens=rows, targets=rows, positions=rows, cu_seqlens=B + 1))
+    return Layout(**at), size, integers
+
+
+@inline
+def _plane(s, number, at):
+    return s + (4 * at.size + number * at.plane)
+
+
+@inline
+def _layer(s, layer, at):
+    return s + (at.layer + layer * at.layer_size)
+
+
+@inline
+def _of_layer(y, number, at):
+    return y + number * at.plane
+
+
+# ---- tiles
+
+
+@inline
+def _product(total, K, x, ld_x, w, ld_w):
+    """total + x w for x [R, K] and w [K, C]"""
+    for k in range(K):
+        total = fma(load_column(x + k, ld_x), repeat(load_row(w + k * ld_w), total), total)
+    return total
+
+
+@inline
+def _inverse_norm(p, x):
+    """(mean x^2 + eps)^(-1/2) of each row of a tile"""
+    return 1 / sqrt(sum_of_rows(p, x * x) * (1 / row_width(p)) + NORM_EPS)
+
+
+@inline
+def _norm_backward(p, dh, h, rstd):
+    """The gradient of h = x rstd: dx = rstd (dh - h mean(dh h))"""
+    mean = sum_of_rows(p, dh * h) * (1 / row_width(p))
+    return (dh - h * spread(mean, h)) * spread(rstd, h)
+
+
+# ---- forward
+
+
+@helper
+def _transpose(w, outputs, inputs, size):
+    C = row_width(w)
+    for o in range(0, outputs, tile_height(w)):
+        for i in range(0, inputs, C):
+            tile = load_rows(w + (o * inputs + i), inputs)
+            store_rows_transposed(w + (3 * size + i * outputs + o), outputs, tile)
+
+
+@helper
+def _transpose_all(s, at):
+    """Every weight's transpose, for the forward pass"""
+    C = row_width(s)
+    _transpose(s + at.head, at.width, C, at.size)
+    for layer in range(at.L):
+        w = s + (at.w_layer + layer * 12 * C * C)
+        for j in range(4):
+            _transpose(w + j * C * C, C, C, at.size)
+        _transpose(w + 4 * C * C, 4 * C, C, at.size)
+        _transpose(w + 8 * C * C, C, 4 * C, at.size)
+
+
+@helper
+def _embed(s, rows, N, at):
+    """x = h0 = rms(wte[token] + wpe[position])"""
+    C, R = row_width(s), tile_height(s)
+    x, h0, wpe = _plane(s, X, at), _plane(s, H0, at), s + at.V * C
+    for i in range(N):
+        token, position = rows[at.tokens + i], rows[at.positions + i]
+        store(x, i * C, load_row(s + token * C) + load_row(wpe + position * C))
+    for i in range(0, N, R):
+        e = load_rows(x + i * C, C)
+        rstd = _inverse_norm(x, e)
+        store(s, at.rstd0 + i, rstd)
+        e *= spread(rstd, e)
+        store(x, i * C, e)
+        store(h0, i * C, e)
+
+
+@helper
+def _qkv(s, y, w, N, at):
+    """h1 = rms(x),  q, k, v = h1 wqkv^T"""
+    C, R = row_width(s), tile_height(s)
+    x, h1 = _plane(s, X, at), _of_layer(y, H1, at)
+    w_t = w + 3 * at.size
+    for i in range(0, N, R):
+        e = load_rows(x + i * C, C)
+        rstd = _inverse_norm(x, e)
+        store(y, at.rstd1 + i, rstd)
+        store(h1, i * C, e * spread(rstd, e))
+        for j in range(3):
+            q = _product(zero_rows(s), C, h1 + i * C, C, w_t + j * C * C, C)
+            store(_of_layer(y, Q + j, at), i * C, q)
+
+
+@inline
+def _heads(o, e, q, k, v, n, scale):
+    """One document of n rows, D queries of all heads at a time.
+
+    What stays in e for the backward pass: for each block of queries n + 1 rows of numbers for (head, query),
+    exp(s - max s) of each key, and in the end the inverse of their sum, 0 for queries beyond the document.
+    """
+    C, D = row_width(o), head_width(o)
+    for first in range(0, n, D):
+        keys = min(first + D, n)
+        query = load_columns(q + first * C)
+        query *= repeat(zero_row(o) + scale, query)
+        largest, total, output = zero_row(o) + MASKED, zero_row(o), zero_columns(o)
+        for i in range(keys):
+            score = dot_columns(query, load_row(k + i * C))
+            score = where(row_in_head(o) < i - first, MASKED, score)  # a key after the query
+            store(e, i * C, score)
+            largest = maximum(score, largest)
+        for i in range(keys):
+            x = exp(load_row(e + i * C) - largest)
+            store(e, i * C, x)
+            total += x
+            output = add_to_columns(output, x, load_row(v + i * C))
+        inverse = where(row_in_head(o) < n - first, 1 / total, 0)
+        store(e, n * C, inverse)
+        store_columns(o + first * C, output * repeat(inverse, output))
+        e += (n + 1) * C
+    return e
+
+
+@helper
+def _attention(y, rows, B, at):
+    C, e = row_width(y), y + at.e
+    q, k, v, o = _of_layer(y, Q, at), _of_layer(y, K, at), _of_layer(y, V, at), _of_layer(y, O, at)
+    for b in range(B):
+        first, end = rows[at.cu_seqlens + b], rows[at.cu_seqlens + b + 1]
+        row = first * C
+        e = _heads(o + row, e, q + row, k + row, v + row, end - first, 1 / math.sqrt(head_width(y)))
+
+
+@helper
+def _feed_forward(s, y, w, N, at):
+    """x = x + o wo^T,  h2 = rms(x),  x = x + f(h2 fc1^T) fc2^T"""
+    C, R_ = row_width(s), tile_height(s)
+    wo_t = w + (3 * at.size + 3 * C * C)
+    fc1_t, fc2_t = wo_t + C * C, wo_t + 5 * C * C
+    x, h2, o = _plane(s, X, at), _of_layer(y, H2, at), _of_layer(y, O, at)
+    r = _of_layer(y, R, at)
+    a = _of_layer(y, A, at) if at.activation == RELU2 else r
+    for i in range(0, N, R_):
+        row = i * C
+        z = _product(load_rows(x + row, C), C, o + row, C, wo_t, C)
+        rstd = _inverse_norm(x, z)
+        store(y, at.rstd2 + i, rstd)
+        store(h2, row, z * spread(rstd, z))
+        for j in range(0, 4 * C, C):
+            h = maximum(_product(zero_rows(s), C, h2 + row, C, fc1_t + j, 4 * C), 0)
+            store_rows(r + (4 * row + j), 4 * C, h)
+            if at.activation == RELU2:
+                store_rows(a + (4 * row + j), 4 * C, h * h)
+        store(x, row, _product(z, 4 * C, a + 4 * row, 4 * C, fc2_t, C))
+
+
+@helper
+def _loss(s, rows, N, at):
+    """logits = x lm_head^T, then their gradient: weight (softmax - onehot); and each row's loss,
+    log(sum exp(logits - max)) + max - logits[target]"""
+    C, R_ = row_width(s), tile_height(s)
+    x, head_t = _plane(s, X, at), s + (3 * at.size + at.head)
+    for i in range(0, N, R_):
+        z = s + (at.logits + i * at.width)
+        largest = zero_rows(s) + MASKED
+        for j in range(0, at.width, C):
+            logit = repeat(load_row(s + at.mask + j), largest)
+            logit = _product(logit, C, x + i * C, C, head_t + j, at.width)
+            store_rows(z + j, at.width, logit)
+            largest = maximum(logit, largest)
+        for t in range(i, min(i + R_, N)):
+            s[at.at_target + t] = s[at.logits + t * at.width + rows[at.targets + t]]
+        most = max_of_rows(s, largest)
+        largest, total = spread(most, largest), zero_rows(s)
+        for j in range(0, at.width, C):
+            e = exp(load_rows(z + j, at.width) - largest)
+            store_rows(z + j, at.width, e)
+            total += e
+        sums = sum_of_rows(s, total)
+        store(s, at.largest + i, most)
+        store(s, at.total + i, sums)
+        factor = spread(load_statistics(s + at.row_weight + i) / sums, total)
+        for j in range(0, at.width, C):
+            store_rows(z + j, at.width, load_rows(z + j, at.width) * factor)
+        for t in range(i, min(i + R_, N)):
+            s[at.logits + t * at.width + rows[at.targets + t]] -= s[at.row_weight + t]
+    for t in range(0, N, lanes(s)):
+        loss = log(load(s, at.total + t)) + load(s, at.largest + t) - load(s, at.at_target + t)
+        store(s, at.row_loss + t, loss)
+
+
+# ---- backward
+
+
+@helper
+def _head_backward(s, dx, N, at):
+    """dx = dlogits lm_head"""
+    C = row_width(s)
+    for i in range(0, N, tile_height(s)):
+        d = _product(zero_rows(s), at.V, s + (at.logits + i * at.width), at.width, s + at.head, C)
+        store(dx, i * C, d)
+
+
+@helper
+def _feed_backward(s, y, w, N, at):
+    """Inverts `_feed_forward`, from dx down to dx1 and d_o."""
+    C, R_ = row_width(s), tile_height(s)
+    wo = w + 3 * C * C
+    fc1, fc2 = wo + C * C, wo + 5 * C * C
+    dx, dx1, d_o = _of_layer(y, DX, at), _of_layer(y, DX1, at), _of_layer(y, D_O, at)
+    df, r, h2 = _of_layer(y, DF, at), _of_layer(y, R, at), _of_layer(y, H2, at)
+    for i in range(0, N, R_):
+        row = i * C
+        for j in range(0, 4 * C, C):
+            d = _product(zero_rows(s), C, dx + row, C, fc2 + j, 4 * C)
+            h = load_rows(r + (4 * row + j), 4 * C)
+            d = 2 * h * d if at.activation == RELU2 else where(h > 0, d, 0)
+            store_rows(df + (4 * row + j), 4 * C, d)
+        dh = _product(zero_rows(s), 4 * C, df + 4 * row, 4 * C, fc1, C)
+        d = _norm_backward(s, dh, load_rows(h2 + row, C), load_statistics(y + at.rstd2 + i))
+        store(dx1, row, load_rows(dx + row, C) + d)
+        store(d_o, row, _product(zero_rows(s), C, dx1 + row, C, wo, C))
+
+
+@inline
+def _heads_backward(dq, dk, dv, d_o, e, scores, q, k, v, n, scale):
+    """Inverts `_heads`: dp = do v^T,  ds = scale p (dp - sum over keys of p dp),  dq = ds k,  dk = ds^T q,
+    dv = p^T do"""
+    C, D = row_width(dq), head_width(dq)
+    for i in range(0, n * C, C):
+        store(dk, i, zero_row(dq))
+        store(dv, i, zero_row(dq))
+    for first in range(0, n, D):
+        keys, row = min(first + D, n), first * C
+        columns, delta = load_columns(d_o + row), zero_row(dq)
+        for i in range(0, keys * C, C):
+            dp = dot_columns(columns, load_row(v + i))
+            store(scores, i, dp)
+            delta = fma(dp, load_row(e + i), delta)
+        inverse = load_row(e + n * C)
+        delta *= inverse
+        queries, outputs, dquery = load_heads(q + row), load_heads(d_o + row), zero_columns(dq)
+        for i in range(0, keys * C, C):
+            p = load_row(e + i) * inverse
+            ds = scale * p * (load_row(scores + i) - delta)
+            dquery = add_to_columns(dquery, ds, load_row(k + i))
+            store(dk, i, add_heads(load_row(dk + i), ds, queries))
+            store(dv, i, add_heads(load_row(dv + i), p, outputs))
+        store_columns(dq + row, dquery)
+        e += (n + 1) * C
+    return e
+
+
+@helper
+def _attention_backward(s, y, rows, B, at):
+    C, e, scores = row_width(y), y + at.e, s + at.scores
+    q, k, v, d_o = _of_layer(y, Q, at), _of_layer(y, K, at), _of_layer(y, V, at), _of_layer(y, D_O, at)
+    dq, dk, dv = _of_layer(y, DQ, at), _of_layer(y, DK, at), _of_layer(y, DV, at)
+    scale = 1 / math.sqrt(head_width(y))
+    for b in range(B):
+        first, end = rows[at.cu_seqlens + b], rows[at.cu_seqlens + b + 1]
+        row = first * C
+        e = _heads_backward(
+            dq + row, dk + row, dv + row, d_o + row, e, scores, q + row, k + row, v + row, end - first, scale
+        )
+
+
+@helper
+def _qkv_backward(s, y, w, to, N, layer, at):
+    """Inverts `_qkv`, from dq, dk, dv (and dx1) down to the gradient of x; in the first layer `_embed` too."""
+    C, R_ = row_width(s), tile_height(s)
+    dq, dx1, h1, h0 = _of_layer(y, DQ, at), _of_layer(y, DX1, at), _of_layer(y, H1, at), _plane(s, H0, at)
+    for i in range(0, N, R_):
+        row, dh = i * C, zero_rows(s)
+        for j in range(3):
+            dh = _product(dh, C, dq + (j * at.plane + row), C, w + j * C * C, C)
+        d = _norm_backward(s, dh, load_rows(h1 + row, C), load_statistics(y + at.rstd1 + i))
+        d += load_rows(dx1 + row, C)
+        if layer == 0:
+            d = _norm_backward(s, d, load_rows(h0 + row, C), load_statistics(s + at.rstd0 + i))
+        store(to, row, d)
+
+
+# ---- weights
+
+
+@inline
+def _adam_row(p, g, size, adam):
+    """Moves the row at p, whose gradient is g, and its moments."""
+    beta1, rest1, beta2, rest2, rate, epsilon, keep = adam
+    m = fma(load_row(p + size), beta1, g * rest1)
+    v = fma(load_row(p + 2 * size), beta2, g * g * rest2)
+    store(p, size, m)
+    store(p, 2 * size, v)
+    store(p, 0, load_row(p) * keep - m * rate / (sqrt(v) + epsilon))
+
+
+@helper
+def _update(w, outputs, inputs, dy, ld_dy, x, ld_x, N, tile, size, adam):
+    """A weight w [outputs, inputs] moves by its gradient dy^T x, summed over all rows of the batch.
+
+    A tile's gradient goes through memory, so that Adam takes a row after the other: then the processor finds
+    the next tile's sums beside the slow roots and divisions.
+    """
+    C, R_ = row_width(w), tile_height(w)
+    for o in range(0, outputs, R_):
+        for i in range(0, inputs, C):
+            g = zero_rows(w)
+            for t in range(N):
+                g = fma(load_column(dy + (t * ld_dy + o), 1), repeat(load_row(x + (t * ld_x + i)), g), g)
+            store(tile, 0, g)
+            for r in range(R_):
+                _adam_row(w + ((o + r) * inputs + i), load_row(tile + r * C), size, adam)
+
+
+@helper
+def _update_embeddings(s, rows, N, at, adam):
+    """wte and wpe move; their gradients are sums of dx0 over the rows with the token or position."""
+    C = row_width(s)
+    grads, dx0 = s + at.embedding_grads, _plane(s, DX0, at)
+    for t in range(N):
+        d = load_row(dx0 + t * C)
+        token, position = grads + rows[at.tokens + t] * C, grads + (at.V + rows[at.positions + t]) * C
+        store(token, 0, load_row(token) + d)
+        store(position, 0, load_row(position) + d)
+    for i in range(0, (at.V + at.T) * C, C):
+        _adam_row(s + i, load_row(grads + i), at.size, adam)
+        store(grads, i, zero_row(s))
+
+
+@helper
+def _update_all(s, rows, N, at, adam):
+    C, tile = row_width(s), s + at.tile
+    _update(s + at.head, at.width, C, s + at.logits, at.width, _plane(s, X, at), C, N, tile, at.size, adam)
+    for layer in range(at.L):
+        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
+        a = _of_layer(y, A if at.activation == RELU2 else R, at)
+        for j in range(3):
+            dq, h1 = _of_layer(y, DQ + j, at), _of_layer(y, H1, at)
+            _update(w + j * C * C, C, C, dq, C, h1, C, N, tile, at.size, adam)
+        dx1, o, df, h2 = (_of_layer(y, DX1, at), _of_layer(y, O, at), _of_layer(y, DF, at), _of_layer(y, H2, at))
+        _update(w + 3 * C * C, C, C, dx1, C, o, C, N, tile, at.size, adam)
+        _update(w + 4 * C * C, 4 * C, C, df, 4 * C, h2, C, N, tile, at.size, adam)
+        _update(w + 8 * C * C, C, 4 * C, _of_layer(y, DX, at), C, a, 4 * C, N, tile, at.size, adam)
+    _update_embeddings(s, rows, N, at, adam)
+
+
+# ---- steps
+
+
+@helper
+def _copy(to, source, at, inwards):
+    """Parameters or moments between the caller's buffer and the workspace, which pads wte and wpe, and lm_head"""
+    C = row_width(to)
+    first = (at.V + at.T) * C
+    for i in range((2 * at.V + at.T + 12 * at.L * C) * C):
+        j = i if i < first else i - first + at.head if i < first + at.V * C else i - first - at.V * C + at.w_layer
+        if inwards:
+            to[j] = source[i]
+        else:
+            source[i] = to[j]
+
+
+@helper
+def _take_in(s, params, m, v, reals, at):
+    for i in range(reals):
+        s[i] = 0
+    _copy(s, params, at, True)
+    _copy(s + at.size, m, at, True)
+    _copy(s + 2 * at.size, v, at, True)
+    for j in range(at.V, at.width):
+        s[at.mask + j] = MASKED
+
+
+@helper
+def _pass(s, rows, N, B, at):
+    """Through the model and back, as far as the gradients of activations"""
+    C = row_width(s)
+    _transpose_all(s, at)
+    _embed(s, rows, N, at)
+    for layer in range(at.L):
+        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
+        _qkv(s, y, w, N, at)
+        _attention(y, rows, B, at)
+        _feed_forward(s, y, w, N, at)
+    _loss(s, rows, N, at)
+    _head_backward(s, _of_layer(_layer(s, at.L - 1, at), DX, at), N, at)
+    for layer in range(at.L - 1, -1, -1):
+        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
+        _feed_backward(s, y, w, N, at)
+        _attention_backward(s, y, rows, B, at)
+        to = _of_layer(_layer(s, layer - 1, at), DX, at) if layer else _plane(s, DX0, at)
+        _qkv_backward(s, y, w, to, N, layer, at)
+
+
+def _train_steps_of(C, D):
+    def train_steps(
+        losses, params, m, v, tokens, starts, lengths, k, B, lr, beta1, beta2, eps, weight_decay, first_step,
+        work, rows, at,
+    ):  # fmt: skip
+        # numba_backend's gpt_train_steps for n_embd C and head_dim D
+        s, rows, tokens, size = rows_pointer(work, C, D), pointer(rows, rows), pointer(tokens, tokens), tokens.size
+        params, m, v, losses = pointer(params, work), pointer(m, work), pointer(v, work), pointer(losses, losses)
+        starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
+        bad = first_bad_document(tokens, starts, lengths, k * B, size, at)
+        if bad >= 0:
+            return bad
+        before = denormals_flush()
+        _take_in(s, params, m, v, work.size, at)
+        for step in range(k):
+            N = pack_batch(s, rows, tokens, starts + step * B, lengths + step * B, B, at)
+            for i in range(N, N + tile_height(s)):
+                s[at.row_weight + i] = 0  # of rows beyond the batch
+            _pass(s, rows, N, B, at)
+            losses[step] = document_losses(pointer(None, losses), s, lengths + step * B, B, at)
+            root = math.sqrt(1 - beta2 ** (first_step + step))
+            rate = lr[step] * root / (1 - beta1 ** (first_step + step))
+            keep = 1 - lr[step] * weight_decay
+            _update_all(s, rows, N, at, (beta1, 1 - beta1, beta2, 1 - beta2, rate, eps * root, keep))
+        _copy(s, params, at, False)
+        _copy(s + at.size, m, at, False)
+        _copy(s + 2 * at.size, v, at, False)
+        denormals_restore(before)
+        return -1
+
+    # what comes from the cache is linked by name: it must be another one for other constants
+    train_steps.__qualname__ = f"train_steps_{C}_{D}"
+    return kernel(train_steps)
+
+
+_TRAIN_STEPS = {(C, D): _train_steps_of(C, D) for C in WIDTHS for D in HEAD_WIDTHS}
+
+
+def train_steps_for(config):
+    """The training steps of a narrow model and the layout they want, or None for a model that is not."""
+    steps = _TRAIN_STEPS.get((config.n_embd, config.head_dim))
+    return (steps, micro_layout) if steps and config.block_size <= LONGEST_BLOCK else None
