@@ -1,7 +1,7 @@
 """The suite sees a defect in the Numba backend: each of these, planted in a copy, turns a check red.
 
-A defect is (what it breaks: kernels with a case in cases.py, or the steps of narrow models; text that is there
-exactly once; text instead). Compiled for float64, without optimisation.
+A defect is (what it breaks: kernels with a case in cases.py, or the steps of narrow models; text that is
+there exactly once; text instead). Compiled for float64, without optimisation.
 """
 
 import os
@@ -105,7 +105,8 @@ print([name for name in sys.argv[3:] if red(name)])
 def red_ones(folder, names, text="", instead=""):
     """Which checks fail with a copy of the package in which a text is replaced."""
     package = Path(microgpt_fast.__file__).parent
-    copy = shutil.copytree(package, folder / "microgpt_fast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    copy = shutil.copytree(package, folder / "microgpt_fast", ignore=ignore)
     sources = {path: path.read_text() for path in (copy / "backends").glob("numba_*.py")}
     if text:
         assert sum(source.count(text) for source in sources.values()) == 1, f"plant this defect anew: {text}"

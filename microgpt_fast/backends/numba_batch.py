@@ -1,7 +1,8 @@
 """Packed batches in jitted code: their check, their rows, their losses.
 
-Document i of a batch reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input,
-each but the first a target. `at` is the layout of a model's workspaces `s` (of reals) and `rows` (of int32).
+Document i of a batch reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an
+input, each but the first a target. `at` is the layout of a model's workspaces `s` (of reals) and `rows` (of
+int32).
 """
 
 from .numba_compile import inline
@@ -29,7 +30,8 @@ def first_bad_document(tokens, starts, lengths, documents, size, at):
 
 @inline
 def pack_batch(s, rows, tokens, starts, lengths, B, at):
-    """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many rows."""
+    """The documents end to end, each row with its weight 1 / (B length) in the loss; returns how many
+    rows."""
     row = 0
     rows[at.cu_seqlens] = 0
     for b in range(B):

@@ -9,8 +9,8 @@ from .composed import ComposedEngine, Decoder
 class JitEngine(ComposedEngine):
     """The whole model on a backend's jitted functions; the interface is `ComposedEngine`'s.
 
-    Each call is one call of a compiled function, which releases the GIL; narrow models have their own training
-    steps (numba_micro.py). Memory is kept from call to call, so let one thread at a time use an engine.
+    Each call is one call of a compiled function, which releases the GIL; narrow models have training steps of
+    their own (numba_micro.py). Memory is kept from call to call, so let one thread at a time use an engine.
     """
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):

@@ -5,8 +5,8 @@ tile of rows at a time, as far as the gradients of activations; then each tile o
 from all rows of the batch and moves at once. No sum depends on how rows are cut into tiles, nor anything on
 how many steps a call has.
 
-Rows beyond the batch are computed too, where a tile reaches that far: they hold what earlier steps left, or 0,
-and have the weight 0 in the loss.
+Rows beyond the batch are computed too, where a tile reaches that far: they hold what earlier steps left, or
+0, and have the weight 0 in the loss.
 """
 
 import math
@@ -60,11 +60,10 @@ from .numba_simd import (
 WIDTHS, HEAD_WIDTHS, LONGEST_BLOCK = (16, 32), (4, 8, 16), 64
 MASKED = -1e30  # a score or logit whose exponential is to be 0
 
-# what lies in the workspace, in planes of a row of C for each row of the batch: for the whole model ...
-X, H0, DX0, PLANES = 0, 1, 2, 3  # residual stream; normalised embedding; gradient of the embedding
-# ... and for each layer: h1 = rms(x); q, k, v; what attention gives; h2 = rms(x); r = max(h2 fc1^T, 0);
-# gradients of the residual stream after the layer and between its two blocks; other gradients; r^2 for RELU2
-H1, Q, K, V, O, H2, R, DX, DX1, D_O, DQ, DK, DV, DF, A = 0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15, 16, 20
+# A layer's planes have a row of C (HIDDEN, DH, SQUARED: 4 C) for each row of the batch: h1 = rms(x); q, k, v;
+# what attention gives; h2 = rms(x); r = max(h2 fc1^T, 0); gradients of the residual stream after the layer
+# and between its two blocks, of what attention gives, of q, k, v and of h2 fc1^T; r^2 for RELU2.
+H1, Q, K, V, O, H2, HIDDEN, DX, DX1, D_O, DQ, DK, DV, DH, SQUARED, PLANES = *range(7), *range(10, 17), 20, 24
 
 
 class Layout(NamedTuple):
@@ -82,6 +81,9 @@ class Layout(NamedTuple):
     w_layer: int
     size: int  # of all; m, v and transposes follow with the same order within
     embedding_grads: int  # 0 between steps
+    x: int  # residual stream
+    h0: int  # normalised embedding
+    dx0: int  # gradient of the embedding
     mask: int  # [width] 0, and MASKED from V on
     logits: int
     scores: int  # of a query block, [T, C]
@@ -122,45 +124,31 @@ def micro_layout(L, C, H, V, T, activation, itemsize, N, B):
             first += -(-size // 16) * 16  # the workspace begins at a cache line, and so does each part
         return first
 
-    planes = A + 4 if activation == RELU2 else A
+    planes = PLANES if activation == RELU2 else SQUARED
     statistics = rows + lanes
     blocks = (N + B * (D - 1)) // D  # of queries
     of_layer = dict(rstd1=statistics, rstd2=statistics, e=(blocks * (T + 1) * H) * D)
     at["layer_size"] = place(planes * at["plane"], of_layer)
     size = place(
-        4 * at["size"] + PLANES * at["plane"],
+        4 * at["size"],
         dict(
-            embedding_grads=embeddings, mask=width, logits=rows * width, scores=T * C, tile=height * C, rstd0=statistics,
-            total=statistics, largest=statistics, at_target=statistics, row_weight=statistics,
-            row_loss=statistics, layer=L * at["layer_size"],
+            x=at["plane"], h0=at["plane"], dx0=at["plane"],
+            embedding_grads=embeddings, mask=width, logits=rows * width, scores=T * C, tile=height * C,
+            rstd0=statistics, total=statistics, largest=statistics, at_target=statistics,
+            row_weight=statistics, row_loss=statistics, layer=L * at["layer_size"],
         ),
     )  # fmt: skip
     integers = place(0, dict(tokens=rows, targets=rows, positions=rows, cu_seqlens=B + 1))
     return Layout(**at), size, integers
 
 
-@inline
-def _plane(s, number, at):
-    return s + (4 * at.size + number * at.plane)
-
-
-@inline
-def _layer(s, layer, at):
-    return s + (at.layer + layer * at.layer_size)
-
-
-@inline
-def _of_layer(y, number, at):
-    return y + number * at.plane
-
-
 # ---- tiles
 
 
 @inline
-def _product(total, K, x, ld_x, w, ld_w):
-    """total + x w for x [R, K] and w [K, C]"""
-    for k in range(K):
+def _product(total, depth, x, ld_x, w, ld_w):
+    """total + x w for x [R, depth] and w [depth, C]"""
+    for k in range(depth):
         total = fma(load_column(x + k, ld_x), repeat(load_row(w + k * ld_w), total), total)
     return total
 
@@ -207,7 +195,7 @@ def _transpose_all(s, at):
 def _embed(s, rows, N, at):
     """x = h0 = rms(wte[token] + wpe[position])"""
     C, R = row_width(s), tile_height(s)
-    x, h0, wpe = _plane(s, X, at), _plane(s, H0, at), s + at.V * C
+    x, h0, wpe = s + at.x, s + at.h0, s + at.V * C
     for i in range(N):
         token, position = rows[at.tokens + i], rows[at.positions + i]
         store(x, i * C, load_row(s + token * C) + load_row(wpe + position * C))
@@ -224,7 +212,7 @@ def _embed(s, rows, N, at):
 def _qkv(s, y, w, N, at):
     """h1 = rms(x),  q, k, v = h1 wqkv^T"""
     C, R = row_width(s), tile_height(s)
-    x, h1 = _plane(s, X, at), _of_layer(y, H1, at)
+    x, h1 = s + at.x, y + H1 * at.plane
     w_t = w + 3 * at.size
     for i in range(0, N, R):
         e = load_rows(x + i * C, C)
@@ -233,7 +221,7 @@ def _qkv(s, y, w, N, at):
         store(h1, i * C, e * spread(rstd, e))
         for j in range(3):
             q = _product(zero_rows(s), C, h1 + i * C, C, w_t + j * C * C, C)
-            store(_of_layer(y, Q + j, at), i * C, q)
+            store(y + (Q + j) * at.plane, i * C, q)
 
 
 @inline
@@ -269,7 +257,7 @@ def _heads(o, e, q, k, v, n, scale):
 @helper
 def _attention(y, rows, B, at):
     C, e = row_width(y), y + at.e
-    q, k, v, o = _of_layer(y, Q, at), _of_layer(y, K, at), _of_layer(y, V, at), _of_layer(y, O, at)
+    q, k, v, o = y + Q * at.plane, y + K * at.plane, y + V * at.plane, y + O * at.plane
     for b in range(B):
         first, end = rows[at.cu_seqlens + b], rows[at.cu_seqlens + b + 1]
         row = first * C
@@ -279,13 +267,13 @@ def _attention(y, rows, B, at):
 @helper
 def _feed_forward(s, y, w, N, at):
     """x = x + o wo^T,  h2 = rms(x),  x = x + f(h2 fc1^T) fc2^T"""
-    C, R_ = row_width(s), tile_height(s)
+    C, R = row_width(s), tile_height(s)
     wo_t = w + (3 * at.size + 3 * C * C)
     fc1_t, fc2_t = wo_t + C * C, wo_t + 5 * C * C
-    x, h2, o = _plane(s, X, at), _of_layer(y, H2, at), _of_layer(y, O, at)
-    r = _of_layer(y, R, at)
-    a = _of_layer(y, A, at) if at.activation == RELU2 else r
-    for i in range(0, N, R_):
+    x, h2, o = s + at.x, y + H2 * at.plane, y + O * at.plane
+    r = y + HIDDEN * at.plane
+    a = y + SQUARED * at.plane if at.activation == RELU2 else r
+    for i in range(0, N, R):
         row = i * C
         z = _product(load_rows(x + row, C), C, o + row, C, wo_t, C)
         rstd = _inverse_norm(x, z)
@@ -303,9 +291,9 @@ def _feed_forward(s, y, w, N, at):
 def _loss(s, rows, N, at):
     """logits = x lm_head^T, then their gradient: weight (softmax - onehot); and each row's loss,
     log(sum exp(logits - max)) + max - logits[target]"""
-    C, R_ = row_width(s), tile_height(s)
-    x, head_t = _plane(s, X, at), s + (3 * at.size + at.head)
-    for i in range(0, N, R_):
+    C, R = row_width(s), tile_height(s)
+    x, head_t = s + at.x, s + (3 * at.size + at.head)
+    for i in range(0, N, R):
         z = s + (at.logits + i * at.width)
         largest = zero_rows(s) + MASKED
         for j in range(0, at.width, C):
@@ -313,7 +301,7 @@ def _loss(s, rows, N, at):
             logit = _product(logit, C, x + i * C, C, head_t + j, at.width)
             store_rows(z + j, at.width, logit)
             largest = maximum(logit, largest)
-        for t in range(i, min(i + R_, N)):
+        for t in range(i, min(i + R, N)):
             s[at.at_target + t] = s[at.logits + t * at.width + rows[at.targets + t]]
         most = max_of_rows(s, largest)
         largest, total = spread(most, largest), zero_rows(s)
@@ -327,7 +315,7 @@ def _loss(s, rows, N, at):
         factor = spread(load_statistics(s + at.row_weight + i) / sums, total)
         for j in range(0, at.width, C):
             store_rows(z + j, at.width, load_rows(z + j, at.width) * factor)
-        for t in range(i, min(i + R_, N)):
+        for t in range(i, min(i + R, N)):
             s[at.logits + t * at.width + rows[at.targets + t]] -= s[at.row_weight + t]
     for t in range(0, N, lanes(s)):
         loss = log(load(s, at.total + t)) + load(s, at.largest + t) - load(s, at.at_target + t)
@@ -349,12 +337,12 @@ def _head_backward(s, dx, N, at):
 @helper
 def _feed_backward(s, y, w, N, at):
     """Inverts `_feed_forward`, from dx down to dx1 and d_o."""
-    C, R_ = row_width(s), tile_height(s)
+    C, R = row_width(s), tile_height(s)
     wo = w + 3 * C * C
     fc1, fc2 = wo + C * C, wo + 5 * C * C
-    dx, dx1, d_o = _of_layer(y, DX, at), _of_layer(y, DX1, at), _of_layer(y, D_O, at)
-    df, r, h2 = _of_layer(y, DF, at), _of_layer(y, R, at), _of_layer(y, H2, at)
-    for i in range(0, N, R_):
+    dx, dx1, d_o = y + DX * at.plane, y + DX1 * at.plane, y + D_O * at.plane
+    df, r, h2 = y + DH * at.plane, y + HIDDEN * at.plane, y + H2 * at.plane
+    for i in range(0, N, R):
         row = i * C
         for j in range(0, 4 * C, C):
             d = _product(zero_rows(s), C, dx + row, C, fc2 + j, 4 * C)
@@ -399,8 +387,8 @@ def _heads_backward(dq, dk, dv, d_o, e, scores, q, k, v, n, scale):
 @helper
 def _attention_backward(s, y, rows, B, at):
     C, e, scores = row_width(y), y + at.e, s + at.scores
-    q, k, v, d_o = _of_layer(y, Q, at), _of_layer(y, K, at), _of_layer(y, V, at), _of_layer(y, D_O, at)
-    dq, dk, dv = _of_layer(y, DQ, at), _of_layer(y, DK, at), _of_layer(y, DV, at)
+    q, k, v, d_o = y + Q * at.plane, y + K * at.plane, y + V * at.plane, y + D_O * at.plane
+    dq, dk, dv = y + DQ * at.plane, y + DK * at.plane, y + DV * at.plane
     scale = 1 / math.sqrt(head_width(y))
     for b in range(B):
         first, end = rows[at.cu_seqlens + b], rows[at.cu_seqlens + b + 1]
@@ -412,10 +400,10 @@ def _attention_backward(s, y, rows, B, at):
 
 @helper
 def _qkv_backward(s, y, w, to, N, layer, at):
-    """Inverts `_qkv`, from dq, dk, dv (and dx1) down to the gradient of x; in the first layer `_embed` too."""
-    C, R_ = row_width(s), tile_height(s)
-    dq, dx1, h1, h0 = _of_layer(y, DQ, at), _of_layer(y, DX1, at), _of_layer(y, H1, at), _plane(s, H0, at)
-    for i in range(0, N, R_):
+    """Inverts `_qkv`, from dq, dk, dv (and dx1) down to the gradient of x, and in the first layer `_embed`."""
+    C, R = row_width(s), tile_height(s)
+    dq, dx1, h1, h0 = y + DQ * at.plane, y + DX1 * at.plane, y + H1 * at.plane, s + at.h0
+    for i in range(0, N, R):
         row, dh = i * C, zero_rows(s)
         for j in range(3):
             dh = _product(dh, C, dq + (j * at.plane + row), C, w + j * C * C, C)
@@ -447,14 +435,14 @@ def _update(w, outputs, inputs, dy, ld_dy, x, ld_x, N, tile, size, adam):
     A tile's gradient goes through memory, so that Adam takes a row after the other: then the processor finds
     the next tile's sums beside the slow roots and divisions.
     """
-    C, R_ = row_width(w), tile_height(w)
-    for o in range(0, outputs, R_):
+    C, R = row_width(w), tile_height(w)
+    for o in range(0, outputs, R):
         for i in range(0, inputs, C):
             g = zero_rows(w)
             for t in range(N):
                 g = fma(load_column(dy + (t * ld_dy + o), 1), repeat(load_row(x + (t * ld_x + i)), g), g)
             store(tile, 0, g)
-            for r in range(R_):
+            for r in range(R):
                 _adam_row(w + ((o + r) * inputs + i), load_row(tile + r * C), size, adam)
 
 
@@ -462,7 +450,7 @@ def _update(w, outputs, inputs, dy, ld_dy, x, ld_x, N, tile, size, adam):
 def _update_embeddings(s, rows, N, at, adam):
     """wte and wpe move; their gradients are sums of dx0 over the rows with the token or position."""
     C = row_width(s)
-    grads, dx0 = s + at.embedding_grads, _plane(s, DX0, at)
+    grads, dx0 = s + at.embedding_grads, s + at.dx0
     for t in range(N):
         d = load_row(dx0 + t * C)
         token, position = grads + rows[at.tokens + t] * C, grads + (at.V + rows[at.positions + t]) * C
@@ -476,17 +464,17 @@ def _update_embeddings(s, rows, N, at, adam):
 @helper
 def _update_all(s, rows, N, at, adam):
     C, tile = row_width(s), s + at.tile
-    _update(s + at.head, at.width, C, s + at.logits, at.width, _plane(s, X, at), C, N, tile, at.size, adam)
+    _update(s + at.head, at.width, C, s + at.logits, at.width, s + at.x, C, N, tile, at.size, adam)
     for layer in range(at.L):
-        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
-        a = _of_layer(y, A if at.activation == RELU2 else R, at)
+        y, w = s + (at.layer + layer * at.layer_size), s + (at.w_layer + layer * 12 * C * C)
+        a = y + (SQUARED if at.activation == RELU2 else HIDDEN) * at.plane
         for j in range(3):
-            dq, h1 = _of_layer(y, DQ + j, at), _of_layer(y, H1, at)
+            dq, h1 = y + (DQ + j) * at.plane, y + H1 * at.plane
             _update(w + j * C * C, C, C, dq, C, h1, C, N, tile, at.size, adam)
-        dx1, o, df, h2 = (_of_layer(y, DX1, at), _of_layer(y, O, at), _of_layer(y, DF, at), _of_layer(y, H2, at))
+        dx1, o, df, h2 = y + DX1 * at.plane, y + O * at.plane, y + DH * at.plane, y + H2 * at.plane
         _update(w + 3 * C * C, C, C, dx1, C, o, C, N, tile, at.size, adam)
         _update(w + 4 * C * C, 4 * C, C, df, 4 * C, h2, C, N, tile, at.size, adam)
-        _update(w + 8 * C * C, C, 4 * C, _of_layer(y, DX, at), C, a, 4 * C, N, tile, at.size, adam)
+        _update(w + 8 * C * C, C, 4 * C, y + DX * at.plane, C, a, 4 * C, N, tile, at.size, adam)
     _update_embeddings(s, rows, N, at, adam)
 
 
@@ -494,16 +482,16 @@ def _update_all(s, rows, N, at, adam):
 
 
 @helper
-def _copy(to, source, at, inwards):
-    """Parameters or moments between the caller's buffer and the workspace, which pads wte and wpe, and lm_head"""
-    C = row_width(to)
-    first = (at.V + at.T) * C
-    for i in range((2 * at.V + at.T + 12 * at.L * C) * C):
-        j = i if i < first else i - first + at.head if i < first + at.V * C else i - first - at.V * C + at.w_layer
-        if inwards:
-            to[j] = source[i]
-        else:
-            source[i] = to[j]
+def _copy(inside, outside, at, inwards):
+    """Parameters or moments between the caller's buffer and the workspace, where lm_head is padded"""
+    C, first = row_width(inside), 0
+    for to, count in ((0, (at.V + at.T) * C), (at.head, at.V * C), (at.w_layer, 12 * at.L * C * C)):
+        for i in range(count):
+            if inwards:
+                inside[to + i] = outside[first + i]
+            else:
+                outside[first + i] = inside[to + i]
+        first += count
 
 
 @helper
@@ -524,17 +512,17 @@ def _pass(s, rows, N, B, at):
     _transpose_all(s, at)
     _embed(s, rows, N, at)
     for layer in range(at.L):
-        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
+        y, w = s + (at.layer + layer * at.layer_size), s + (at.w_layer + layer * 12 * C * C)
         _qkv(s, y, w, N, at)
         _attention(y, rows, B, at)
         _feed_forward(s, y, w, N, at)
     _loss(s, rows, N, at)
-    _head_backward(s, _of_layer(_layer(s, at.L - 1, at), DX, at), N, at)
+    _head_backward(s, y + DX * at.plane, N, at)
     for layer in range(at.L - 1, -1, -1):
-        y, w = _layer(s, layer, at), s + (at.w_layer + layer * 12 * C * C)
+        y, w = s + (at.layer + layer * at.layer_size), s + (at.w_layer + layer * 12 * C * C)
         _feed_backward(s, y, w, N, at)
         _attention_backward(s, y, rows, B, at)
-        to = _of_layer(_layer(s, layer - 1, at), DX, at) if layer else _plane(s, DX0, at)
+        to = y + (DX * at.plane - at.layer_size) if layer else s + at.dx0
         _qkv_backward(s, y, w, to, N, layer, at)
 
 
@@ -544,8 +532,9 @@ def _train_steps_of(C, D):
         work, rows, at,
     ):  # fmt: skip
         # numba_backend's gpt_train_steps for n_embd C and head_dim D
-        s, rows, tokens, size = rows_pointer(work, C, D), pointer(rows, rows), pointer(tokens, tokens), tokens.size
-        params, m, v, losses = pointer(params, work), pointer(m, work), pointer(v, work), pointer(losses, losses)
+        s, rows, size = rows_pointer(work, C, D), pointer(rows, rows), tokens.size
+        params, m, v = pointer(params, work), pointer(m, work), pointer(v, work)
+        losses, tokens = pointer(losses, losses), pointer(tokens, tokens)
         starts, lengths = pointer(starts, starts), pointer(lengths, lengths)
         bad = first_bad_document(tokens, starts, lengths, k * B, size, at)
         if bad >= 0:

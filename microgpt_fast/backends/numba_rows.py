@@ -4,8 +4,8 @@
 for the compiler, that rows have C elements, in heads of D. What is loaded through it has these shapes:
 
 - a *row* is one Vec of C lanes;
-- a *tile* is R rows as one Vec, R such that it fills eight registers where that is possible: as many chains of
-  multiply-adds as keep the processor busy;
+- a *tile* is R rows as one Vec, R such that it fills eight registers where that is possible: as many chains
+  of multiply-adds as keep the processor busy;
 - *statistics* are one Vec of R lanes, a number for each row of a tile;
 - *columns* are D rows as one Vec with the D x D block of each head transposed: column d holds element d of
   every head for D rows, lane = head * D + row. Dot products of these rows with another row, head by head,
@@ -70,7 +70,8 @@ register_model(Rows)(models.PointerModel)
 
 @intrinsic(prefer_literal=True)
 def rows_pointer(typing, array, C, D):
-    """The address of an array's first element, as a pointer to rows of C elements in heads of D (constants)."""
+    """The address of an array's first element, as a pointer to rows of C elements in heads of D, two
+    constants."""
     kind = Rows(array.dtype, C.literal_value, D.literal_value)
     return kind(array, C, D), lambda context, b, sig, a: _address(context, b, array, a[0])
 

@@ -127,7 +127,9 @@ def _transpose_groups(b, rows, n):
             if not r & half:
                 x, y = rows[r], rows[r + half]
                 rows[r] = _shuffle(b, x, y, [width + i - half if i & half else i for i in range(width)])
-                rows[r + half] = _shuffle(b, x, y, [width + i if i & half else i + half for i in range(width)])
+                rows[r + half] = _shuffle(
+                    b, x, y, [width + i if i & half else i + half for i in range(width)]
+                )
         half //= 2
 
 
