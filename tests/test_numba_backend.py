@@ -66,13 +66,16 @@ DIRECTORY = "from microgpt_fast.backends import numba_backend, numba_compile; pr
 def test_compiled_functions_are_kept_in_a_folder_named_by_the_sources(tmp_path):
     call = "numba_backend.adamw_step(*np.ones((4, 1)), 1, .1, .9, .9, 1., 0., 1)"
     program = f"{DIRECTORY}; import numpy as np; {call}"
-    out, _ = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    out, error = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
     folder = Path(out.strip())
     assert folder.parent == tmp_path / "chosen" / "microgpt_fast"
+    [line] = error.splitlines()
+    assert line.startswith("microgpt-fast: Numba compiles") and str(folder.parent) in line
     [index] = folder.rglob("*.nbi")
     assert "adamw_step" in index.name and "microgpt_fast" in str(index)
     changed = index.stat().st_mtime_ns
-    python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    _, error = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    assert error == ""
     assert index.stat().st_mtime_ns == changed  # found, not compiled again
 
     out, _ = python(DIRECTORY, NUMBA_CACHE_DIR=None, XDG_CACHE_HOME=str(tmp_path / "user"))

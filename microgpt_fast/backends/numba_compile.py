@@ -7,6 +7,7 @@
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -60,6 +61,17 @@ def _jit(**options):
     return decorate
 
 
+_announced: set[str] = set()
+
+
+def _announce():
+    """One line of a process that what follows takes long, lest it be thought to hang."""
+    if not _announced:
+        _announced.add("compiling")
+        kept = f"kept in {os.path.dirname(DIRECTORY)}" if DIRECTORY else "no folder to keep it in was found"
+        print(f"microgpt-fast: Numba compiles, which can take half a minute ({kept})", file=sys.stderr)
+
+
 helper = _jit()
 inline = _jit(inline="always")
 
@@ -72,6 +84,15 @@ def kernel(function):
         dispatcher = _jit(cache=DIRECTORY is not None)(function)
     finally:
         config.CACHE_DIR = before
+    kept = dispatcher._cache.load_overload
+
+    def load_overload(*arguments):  # the last that is tried before compiling
+        entry = kept(*arguments)
+        if entry is None:
+            _announce()
+        return entry
+
+    dispatcher._cache.load_overload = load_overload
 
     def compile_for(*arguments):  # called from Python with types that are new
         given = [dispatcher.typeof_pyval(argument) for argument in arguments]

@@ -400,7 +400,7 @@ def _attention_backward(s, y, rows, B, at):
 
 @helper
 def _qkv_backward(s, y, w, to, N, layer, at):
-    """Inverts `_qkv`, from dq, dk, dv (and dx1) down to the gradient of x, and in the first layer `_embed`."""
+    """Inverts `_qkv`, from dq, dk, dv (and dx1) down to x's gradient, and in the first layer `_embed`."""
     C, R = row_width(s), tile_height(s)
     dq, dx1, h1, h0 = y + DQ * at.plane, y + DX1 * at.plane, y + H1 * at.plane, s + at.h0
     for i in range(0, N, R):
