@@ -1,4 +1,4 @@
-"""The whole model in one jitted call: what Python does around numba_backend's gpt_* functions."""
+"""The whole model in one jitted call: what Python does around numba_gpt's functions."""
 
 import numpy as np
 

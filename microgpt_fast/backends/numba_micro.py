@@ -1,4 +1,4 @@
-"""Training steps of a narrow model: the mathematics of numba_backend's `gpt_train_steps` with constant sizes.
+"""Training steps of a narrow model: the mathematics of numba_gpt.py's `gpt_train_steps` with constant sizes.
 
 Rows of the model are rows of registers (numba_rows.py). A step passes the batch through the model and back, a
 tile of rows at a time, as far as the gradients of activations; then each tile of a weight takes its gradient
@@ -531,7 +531,7 @@ def _train_steps_of(C, D):
         losses, params, m, v, tokens, starts, lengths, k, B, lr, beta1, beta2, eps, weight_decay, first_step,
         work, rows, at,
     ):  # fmt: skip
-        # numba_backend's gpt_train_steps for n_embd C and head_dim D
+        # numba_gpt's gpt_train_steps for n_embd C and head_dim D
         s, rows, size = rows_pointer(work, C, D), pointer(rows, rows), tokens.size
         params, m, v = pointer(params, work), pointer(m, work), pointer(v, work)
         losses, tokens = pointer(losses, losses), pointer(tokens, tokens)
