@@ -10,11 +10,29 @@ Rows beyond the batch are computed too, where a tile reaches that far: they hold
 """
 
 import math
-from typing import NamedTuple
 
 from .composed import NORM_EPS, RELU2
 from .numba_batch import document_losses, first_bad_document, pack_batch
 from .numba_compile import helper, inline, kernel
+from .numba_micro_layout import (
+    DH,
+    DK,
+    DQ,
+    DV,
+    DX,
+    DX1,
+    D_O,
+    H1,
+    H2,
+    HIDDEN,
+    K,
+    O,
+    Q,
+    SQUARED,
+    V,
+    micro_layout,
+)
+from .numba_micro_update import update_all
 from .numba_rows import (
     add_heads,
     add_to_columns,
@@ -42,7 +60,6 @@ from .numba_rows import (
     zero_rows,
 )
 from .numba_simd import (
-    VECTOR_BYTES,
     denormals_flush,
     denormals_restore,
     exp,
@@ -59,87 +76,6 @@ from .numba_simd import (
 
 WIDTHS, HEAD_WIDTHS, LONGEST_BLOCK = (16, 32), (4, 8, 16), 64
 MASKED = -1e30  # a score or logit whose exponential is to be 0
-
-# A layer's planes have a row of C (HIDDEN, DH, SQUARED: 4 C) for each row of the batch: h1 = rms(x); q, k, v;
-# what attention gives; h2 = rms(x); r = max(h2 fc1^T, 0); gradients of the residual stream after the layer
-# and between its two blocks, of what attention gives, of q, k, v and of h2 fc1^T; r^2 for RELU2.
-H1, Q, K, V, O, H2, HIDDEN, DX, DX1, D_O, DQ, DK, DV, DH, SQUARED, PLANES = *range(7), *range(10, 17), 20, 24
-
-
-class Layout(NamedTuple):
-    """Sizes of a model, and where its parts lie in the workspaces `work` (of reals) and `rows` (of int32)."""
-
-    L: int
-    H: int
-    V: int
-    T: int
-    activation: int
-    width: int  # of a row of logits: V padded to whole rows of C, which are masked
-    plane: int
-    # parameters: wte, wpe; lm_head [width, C]; the layers
-    head: int
-    w_layer: int
-    size: int  # of all; m, v and transposes follow with the same order within
-    embedding_grads: int  # 0 between steps
-    x: int  # residual stream
-    h0: int  # normalised embedding
-    dx0: int  # gradient of the embedding
-    mask: int  # [width] 0, and MASKED from V on
-    logits: int
-    scores: int  # of a query block, [T, C]
-    tile: int  # of a gradient
-    # statistics of rows
-    rstd0: int
-    total: int
-    largest: int
-    at_target: int
-    row_weight: int
-    row_loss: int
-    # the layers, of layer_size each, and in a layer behind its planes:
-    layer: int
-    layer_size: int
-    rstd1: int
-    rstd2: int
-    e: int  # exponentials of scores, see _heads
-    # of int32
-    tokens: int
-    targets: int
-    positions: int
-    cu_seqlens: int
-
-
-def micro_layout(L, C, H, V, T, activation, itemsize, N, B):
-    """The layout for batches of up to B documents with N rows; and the sizes of `work` and `rows`."""
-    D, lanes = C // H, VECTOR_BYTES // itemsize
-    height = max(1, 8 * lanes // C)
-    rows = -(-N // height) * height + D  # a tile, or a block of queries, may begin with the last row
-    width, embeddings = -(-V // C) * C, (V + T) * C
-    at = dict(L=L, H=H, V=V, T=T, activation=activation, width=width, plane=rows * C)
-    at |= dict(head=embeddings, w_layer=embeddings + width * C)
-    at["size"] = at["w_layer"] + 12 * L * C * C
-
-    def place(first, sizes):
-        for name, size in sizes.items():
-            at[name] = first
-            first += -(-size // 16) * 16  # the workspace begins at a cache line, and so does each part
-        return first
-
-    planes = PLANES if activation == RELU2 else SQUARED
-    statistics = rows + lanes
-    blocks = (N + B * (D - 1)) // D  # of queries
-    of_layer = dict(rstd1=statistics, rstd2=statistics, e=(blocks * (T + 1) * H) * D)
-    at["layer_size"] = place(planes * at["plane"], of_layer)
-    size = place(
-        4 * at["size"],
-        dict(
-            x=at["plane"], h0=at["plane"], dx0=at["plane"],
-            embedding_grads=embeddings, mask=width, logits=rows * width, scores=T * C, tile=height * C,
-            rstd0=statistics, total=statistics, largest=statistics, at_target=statistics,
-            row_weight=statistics, row_loss=statistics, layer=L * at["layer_size"],
-        ),
-    )  # fmt: skip
-    integers = place(0, dict(tokens=rows, targets=rows, positions=rows, cu_seqlens=B + 1))
-    return Layout(**at), size, integers
 
 
 # ---- tiles
@@ -414,70 +350,6 @@ def _qkv_backward(s, y, w, to, N, layer, at):
         store(to, row, d)
 
 
-# ---- weights
-
-
-@inline
-def _adam_row(p, g, size, adam):
-    """Moves the row at p, whose gradient is g, and its moments."""
-    beta1, rest1, beta2, rest2, rate, epsilon, keep = adam
-    m = fma(load_row(p + size), beta1, g * rest1)
-    v = fma(load_row(p + 2 * size), beta2, g * g * rest2)
-    store(p, size, m)
-    store(p, 2 * size, v)
-    store(p, 0, load_row(p) * keep - m * rate / (sqrt(v) + epsilon))
-
-
-@helper
-def _update(w, outputs, inputs, dy, ld_dy, x, ld_x, N, tile, size, adam):
-    """A weight w [outputs, inputs] moves by its gradient dy^T x, summed over all rows of the batch.
-
-    A tile's gradient goes through memory, so that Adam takes a row after the other: then the processor finds
-    the next tile's sums beside the slow roots and divisions.
-    """
-    C, R = row_width(w), tile_height(w)
-    for o in range(0, outputs, R):
-        for i in range(0, inputs, C):
-            g = zero_rows(w)
-            for t in range(N):
-                g = fma(load_column(dy + (t * ld_dy + o), 1), repeat(load_row(x + (t * ld_x + i)), g), g)
-            store(tile, 0, g)
-            for r in range(R):
-                _adam_row(w + ((o + r) * inputs + i), load_row(tile + r * C), size, adam)
-
-
-@helper
-def _update_embeddings(s, rows, N, at, adam):
-    """wte and wpe move; their gradients are sums of dx0 over the rows with the token or position."""
-    C = row_width(s)
-    grads, dx0 = s + at.embedding_grads, s + at.dx0
-    for t in range(N):
-        d = load_row(dx0 + t * C)
-        token, position = grads + rows[at.tokens + t] * C, grads + (at.V + rows[at.positions + t]) * C
-        store(token, 0, load_row(token) + d)
-        store(position, 0, load_row(position) + d)
-    for i in range(0, (at.V + at.T) * C, C):
-        _adam_row(s + i, load_row(grads + i), at.size, adam)
-        store(grads, i, zero_row(s))
-
-
-@helper
-def _update_all(s, rows, N, at, adam):
-    C, tile = row_width(s), s + at.tile
-    _update(s + at.head, at.width, C, s + at.logits, at.width, s + at.x, C, N, tile, at.size, adam)
-    for layer in range(at.L):
-        y, w = s + (at.layer + layer * at.layer_size), s + (at.w_layer + layer * 12 * C * C)
-        a = y + (SQUARED if at.activation == RELU2 else HIDDEN) * at.plane
-        for j in range(3):
-            dq, h1 = y + (DQ + j) * at.plane, y + H1 * at.plane
-            _update(w + j * C * C, C, C, dq, C, h1, C, N, tile, at.size, adam)
-        dx1, o, df, h2 = y + DX1 * at.plane, y + O * at.plane, y + DH * at.plane, y + H2 * at.plane
-        _update(w + 3 * C * C, C, C, dx1, C, o, C, N, tile, at.size, adam)
-        _update(w + 4 * C * C, 4 * C, C, df, 4 * C, h2, C, N, tile, at.size, adam)
-        _update(w + 8 * C * C, C, 4 * C, y + DX * at.plane, C, a, 4 * C, N, tile, at.size, adam)
-    _update_embeddings(s, rows, N, at, adam)
-
-
 # ---- steps
 
 
@@ -550,7 +422,7 @@ def _train_steps_of(C, D):
             root = math.sqrt(1 - beta2 ** (first_step + step))
             rate = lr[step] * root / (1 - beta1 ** (first_step + step))
             keep = 1 - lr[step] * weight_decay
-            _update_all(s, rows, N, at, (beta1, 1 - beta1, beta2, 1 - beta2, rate, eps * root, keep))
+            update_all(s, rows, N, at, (beta1, 1 - beta1, beta2, 1 - beta2, rate, eps * root, keep))
         _copy(s, params, at, False)
         _copy(s + at.size, m, at, False)
         _copy(s + 2 * at.size, v, at, False)
