@@ -11,7 +11,7 @@ import pytest
 numba = pytest.importorskip("numba")
 
 import microgpt_fast  # noqa: E402
-from microgpt_fast.backends import numba_backend, numba_simd  # noqa: E402
+from microgpt_fast.backends import numba_backend, numba_micro, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.cases import CASES  # noqa: E402
 from microgpt_fast.config import GPTConfig  # noqa: E402
@@ -60,19 +60,22 @@ def test_a_broken_numba_does_not_break_the_others(tmp_path, broken):
     assert "using the slower numpy backend" in error and broken.split("'")[1] in error
 
 
-DIRECTORY = "from microgpt_fast.backends import numba_backend; print(numba_backend._DIRECTORY)"
+DIRECTORY = "from microgpt_fast.backends import numba_backend, numba_compile; print(numba_compile.DIRECTORY)"
 
 
 def test_compiled_functions_are_kept_in_a_folder_named_by_the_sources(tmp_path):
     call = "numba_backend.adamw_step(*np.ones((4, 1)), 1, .1, .9, .9, 1., 0., 1)"
     program = f"{DIRECTORY}; import numpy as np; {call}"
-    out, _ = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    out, error = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
     folder = Path(out.strip())
     assert folder.parent == tmp_path / "chosen" / "microgpt_fast"
+    [line] = error.splitlines()
+    assert line.startswith("microgpt-fast: Numba compiles") and str(folder.parent) in line
     [index] = folder.rglob("*.nbi")
     assert "adamw_step" in index.name and "microgpt_fast" in str(index)
     changed = index.stat().st_mtime_ns
-    python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    _, error = python(program, NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    assert error == ""
     assert index.stat().st_mtime_ns == changed  # found, not compiled again
 
     out, _ = python(DIRECTORY, NUMBA_CACHE_DIR=None, XDG_CACHE_HOME=str(tmp_path / "user"))
@@ -157,6 +160,8 @@ def test_arrays_of_any_strides_and_read_only_ones_share_one_compiled_version():
 def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel
+    steps, _ = numba_micro.train_steps_for(GPTConfig(27))
+    assert steps.targetoptions["nogil"]
 
 
 def test_read_only_parameters_and_what_an_engine_refuses():

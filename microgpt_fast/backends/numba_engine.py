@@ -1,27 +1,28 @@
-"""The whole model in one jitted call: what Python does around numba_backend's gpt_* functions."""
+"""The whole model in one jitted call: what Python does around numba_gpt's functions."""
 
 import numpy as np
 
+from . import numba_micro
 from .composed import ComposedEngine, Decoder
 
 
 class JitEngine(ComposedEngine):
     """The whole model on a backend's jitted functions; the interface is `ComposedEngine`'s.
 
-    Each call is one call of a compiled function, which releases the GIL. Memory is kept from call to call, so
-    let one thread at a time use an engine.
+    Each call is one call of a compiled function, which releases the GIL; narrow models have training steps of
+    their own (numba_micro.py). Memory is kept from call to call, so let one thread at a time use an engine.
     """
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
         super().__init__(kernels, config, dtype, numerics, threads)
-        self._reserved = self._workspace = None
+        self._reserved = {}  # for a layout: rows, documents, and the workspace for so many
 
-    def workspace(self, rows, documents):
+    def workspace(self, layout, rows, documents):
         """Memory for batches of up to so many rows and documents: reals, int32, and the layout of both."""
         c = self.config
-        at, reals, integers = self.kernels.gpt_layout(
-            c.n_layer, c.n_embd, 4 * c.n_embd, c.n_head, c.vocab_size, c.block_size, self.activation,
-            self.dtype.itemsize, rows, documents,
+        at, reals, integers = layout(
+            c.n_layer, c.n_embd, c.n_head, c.vocab_size, c.block_size, self.activation, self.dtype.itemsize,
+            rows, documents,
         )  # fmt: skip
         size = reals * self.dtype.itemsize
         memory = np.zeros(size + 64, np.uint8)
@@ -36,25 +37,27 @@ class JitEngine(ComposedEngine):
             raise ValueError(f"{name} must be contiguous [{self.config.num_params}], not {list(array.shape)}")
         return array
 
-    def _batch(self, tokens, starts, lengths, batch_size):
-        """The documents as contiguous arrays, with workspaces for the largest batch."""
+    def _batch(self, tokens, starts, lengths, batch_size, layout):
+        """The documents as contiguous arrays, and a workspace for the largest batch."""
         tokens = np.ascontiguousarray(tokens, np.int32)
         starts, lengths = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(lengths, np.int32)
         rows = int(np.add.reduceat(lengths, range(0, len(lengths), batch_size), dtype=np.int64).max())
-        if self._reserved is None or rows > self._reserved[0] or batch_size > self._reserved[1]:
+        most_rows, most_documents, workspace = self._reserved.get(layout, (0, 0, None))
+        if rows > most_rows or batch_size > most_documents or workspace is None:
             self._check(tokens, starts, lengths)  # first: what is out of range asks for any amount of memory
-            self._reserved = rows, batch_size
-            self._workspace = self.workspace(rows, batch_size)
-        return tokens, starts, lengths
+            workspace = self.workspace(layout, rows, batch_size)
+            self._reserved[layout] = rows, batch_size, workspace
+        return (tokens, starts, lengths), workspace
 
     def forward(self, params, tokens, starts, lengths, logits=None):
         B, losses = len(starts), np.empty(len(starts))
         if not B:
             return losses
-        params, batch = self.flat(params, "params"), self._batch(tokens, starts, lengths, B)
+        params = self.flat(params, "params")
+        batch, workspace = self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout)
         # always there, so that there is one type of call to compile
         out = np.empty((max(int(batch[2].sum()), 0), self.config.vocab_size), self.dtype)
-        if self.kernels.gpt_forward(losses, out, params, *batch, B, *self._workspace) >= 0:
+        if self.kernels.gpt_forward(losses, out, params, *batch, B, *workspace) >= 0:
             self._check(*batch)
         if logits is not None:
             logits[...] = out
@@ -65,8 +68,8 @@ class JitEngine(ComposedEngine):
         if not B:
             return losses
         grads, params = self.flat(grads, "grads"), self.flat(params, "params")
-        batch = self._batch(tokens, starts, lengths, B)
-        if self.kernels.gpt_backward(losses, grads, params, *batch, B, *self._workspace) >= 0:
+        batch, workspace = self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout)
+        if self.kernels.gpt_backward(losses, grads, params, *batch, B, *workspace) >= 0:
             self._check(*batch)
         return losses
 
@@ -78,12 +81,14 @@ class JitEngine(ComposedEngine):
         if not k:
             return
         tensors = [self.flat(array, name) for array, name in ((params, "params"), (m, "m"), (v, "v"))]
-        batch = self._batch(tokens, starts, lengths, batch_size)
-        computed, rates = np.empty(k), np.ascontiguousarray(lr, np.float64)
-        bad = self.kernels.gpt_train_steps(
-            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step),
-            *self._workspace,
+        steps, layout = numba_micro.train_steps_for(self.config) or (
+            self.kernels.gpt_train_steps, self.kernels.gpt_layout,
         )  # fmt: skip
+        batch, workspace = self._batch(tokens, starts, lengths, batch_size, layout)
+        computed, rates = np.empty(k), np.ascontiguousarray(lr, np.float64)
+        bad = steps(
+            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step), *workspace
+        )
         if bad >= 0:
             self._check(*batch)
         losses[:k] = computed
@@ -99,7 +104,7 @@ class JitDecoder(Decoder):
     def __init__(self, engine, params):
         self.engine = engine
         self.params = engine.flat(params, "params")
-        self.workspace = engine.workspace(engine.config.block_size, 1)
+        self.workspace = engine.workspace(engine.kernels.gpt_layout, engine.config.block_size, 1)
         self.next = 0
 
     def step(self, token, position):

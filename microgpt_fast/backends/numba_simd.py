@@ -119,6 +119,20 @@ def _tile(b, rows):
     return rows[0]
 
 
+def _transpose_groups(b, rows, n):
+    """Transpose every n x n block of n rows, by exchanging ever smaller off-diagonal blocks."""
+    width, half = rows[0].type.count, n // 2
+    while half:
+        for r in range(n):
+            if not r & half:
+                x, y = rows[r], rows[r + half]
+                rows[r] = _shuffle(b, x, y, [width + i - half if i & half else i for i in range(width)])
+                rows[r + half] = _shuffle(
+                    b, x, y, [width + i if i & half else i + half for i in range(width)]
+                )
+        half //= 2
+
+
 def _call(b, name, result, *arguments):
     """Call of an LLVM intrinsic, whose name ends in the result's type if that is a vector."""
     if isinstance(result, ir.VectorType):
@@ -580,14 +594,7 @@ def load_transposed(typing, p, ld, last, count):
     def emit(context, b, sig, a):
         first, mask = _address(context, b, p, a[0]), _mask(b, a[3], n, p.dtype)
         rows = [_load(b, at, n, mask) for at in _row_addresses(b, first, a[1], a[2], n)]
-        half = n // 2
-        while half:  # exchange ever smaller off-diagonal blocks
-            for r in range(n):
-                if not r & half:
-                    x, y = rows[r], rows[r + half]
-                    rows[r] = _shuffle(b, x, y, [n + i - half if i & half else i for i in range(n)])
-                    rows[r + half] = _shuffle(b, x, y, [n + i if i & half else i + half for i in range(n)])
-            half //= 2
+        _transpose_groups(b, rows, n)
         return _tile(b, rows)
 
     return vec(p, types.intp, types.intp, types.intp), emit
