@@ -14,7 +14,7 @@ FIGURES = json.loads((Path(__file__).parent / "golden" / "long_run.json").read_t
 
 
 def test_exact_training_is_the_reference_at_every_checkpoint(backend, same_libm):
-    """The first thousands of 20,000 steps of the default job; the figures are reference.py's (tests/golden/README.md)."""
+    """20,000 steps of the default job; the figures are reference.py's (tests/golden/README.md)."""
     if not backend.HAS_EXACT:
         pytest.skip(f"the {backends.name_of(backend)} backend has no exact numerics")
     trainer = Trainer(num_steps=20_000, backend=backends.name_of(backend))
