@@ -1,0 +1,140 @@
+# One stream of tokens, and many at once.
+
+cdef class Decoder:
+    """Token by token through the model, with a cache of keys and values."""
+    cdef Engine engine
+    cdef object params
+    cdef void *p
+    cdef unsigned char[::1] memory
+    cdef object sampled
+    cdef int32_t[::1] sample
+    cdef Py_ssize_t position
+
+    def __init__(self, Engine engine, params):
+        cdef Py_ssize_t size
+        self.sample = self.sampled = np.empty(engine.config.block_size, np.int32)
+        self.engine = engine
+        self.params = params
+        self.p = engine.flat(params, False, "params")
+        if engine.exact != NULL:
+            size = engine.exact.gpt_decoder_size(&engine.config)
+        elif engine.f32 != NULL:
+            size = engine.f32.gpt_decoder_size(&engine.config)
+        else:
+            size = engine.f64.gpt_decoder_size(&engine.config)
+        self.memory = np.empty(size, np.uint8)  # in huge pages: from small ones large weights are read at half the pace
+        if engine.exact != NULL:
+            engine.exact.gpt_decoder_init(&self.memory[0], <const double *> self.p, &engine.config)
+        elif engine.f32 != NULL:
+            engine.f32.gpt_decoder_init(&self.memory[0], <const float *> self.p, &engine.config)
+        else:
+            engine.f64.gpt_decoder_init(&self.memory[0], <const double *> self.p, &engine.config)
+
+    def step(self, int32_t token, Py_ssize_t position):
+        """Logits [V] after `token` at `position`. Positions come in order; 0 begins a new document.
+
+        Raises
+        ------
+        IndexError
+            For a token outside the vocabulary or a position out of turn.
+        """
+        cdef Engine e = self.engine
+        if not 0 <= token < e.config.vocab_size:
+            raise IndexError(f"token {token} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
+        if position >= e.config.block_size or position not in (0, self.position):
+            raise IndexError(f"position {position} is not the next: {self.position} of {e.config.block_size}, or 0")
+        logits = np.empty(e.config.vocab_size, e.dtype)
+        cdef void *out = address(logits, e.kind(), True, "logits")
+        with nogil:
+            if e.exact != NULL:
+                e.exact.gpt_decode(<double *> out, token, position, <const double *> self.p, &e.config, &self.memory[0])
+            elif e.f32 != NULL:
+                e.f32.gpt_decode(<float *> out, token, position, <const float *> self.p, &e.config, &self.memory[0])
+            else:
+                e.f64.gpt_decode(<double *> out, token, position, <const double *> self.p, &e.config, &self.memory[0])
+        self.position = position + 1
+        return logits
+
+    def generate(self, Random random, int32_t bos, double temperature):
+        """One document sampled from `bos` on, up to the next `bos` or block_size tokens: int32, without bos."""
+        cdef Engine e = self.engine
+        cdef Py_ssize_t n
+        if not 0 <= bos < e.config.vocab_size:
+            raise IndexError(f"token {bos} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
+        cdef int32_t *out = &self.sample[0]
+        with nogil:
+            if e.exact != NULL:
+                n = e.exact.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
+            elif e.f32 != NULL:
+                n = e.f32.gpt_generate(out, &random.state, <const float *> self.p, bos, temperature, &e.config, &self.memory[0])
+            else:
+                n = e.f64.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
+        self.position = 0
+        return self.sampled[:n].copy()
+
+
+cdef class Streams:
+    """Up to `size` documents that go through the model together, a token each at a time."""
+    cdef Engine engine
+    cdef object params
+    cdef void *p
+    cdef unsigned char[::1] memory
+    cdef int32_t[::1] next
+    cdef Py_ssize_t size
+
+    def __init__(self, Engine engine, params, Py_ssize_t size):
+        cdef Py_ssize_t memory_size
+        if engine.exact != NULL:
+            raise ValueError("exact numerics decode one document at a time: many streams need 'fast'")
+        if size < 1:
+            raise ValueError(f"there must be at least 1 stream, not {size}")
+        self.engine, self.params, self.size = engine, params, size
+        self.p = engine.flat(params, False, "params")
+        self.next = np.zeros(size, np.int32)
+        if engine.f32 != NULL:
+            memory_size = engine.f32.gpt_streams_size(&engine.config, size)
+        else:
+            memory_size = engine.f64.gpt_streams_size(&engine.config, size)
+        self.memory = np.empty(memory_size, np.uint8)  # in huge pages
+        if engine.f32 != NULL:
+            engine.f32.gpt_streams_init(&self.memory[0], <const float *> self.p, size, &engine.config)
+        else:
+            engine.f64.gpt_streams_init(&self.memory[0], <const double *> self.p, size, &engine.config)
+
+    def step(self, slots, tokens, positions):
+        """Logits [n, V] after tokens[i] at positions[i] of stream slots[i], for n different streams.
+
+        The positions of a stream come in order; 0 begins a new document. A row's bits do not depend on the others.
+
+        Raises
+        ------
+        ValueError
+            For arrays of different lengths, none, or a stream twice.
+        IndexError
+            For a stream, a token or a position out of range or turn.
+        """
+        cdef Engine e = self.engine
+        cdef int32_t[::1] which = np.array(slots, np.int32), ids = np.array(tokens, np.int32)
+        cdef int32_t[::1] at = np.array(positions, np.int32)
+        cdef Py_ssize_t i, n = which.shape[0]
+        if not n == ids.shape[0] == at.shape[0] or n == 0 or len(set(slots)) != n:
+            raise ValueError(f"a step takes one token and position for each of some different streams, not {n} streams "
+                             f"({len(set(slots))} different), {ids.shape[0]} tokens, {at.shape[0]} positions")
+        for i in range(n):
+            if not 0 <= which[i] < self.size:
+                raise IndexError(f"stream {which[i]} is not in 0 .. {self.size - 1}")
+            if not 0 <= ids[i] < e.config.vocab_size:
+                raise IndexError(f"token {ids[i]} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
+            if at[i] >= e.config.block_size or at[i] not in (0, self.next[which[i]]):
+                raise IndexError(f"position {at[i]} is not the next of stream {which[i]}: {self.next[which[i]]} of "
+                                 f"{e.config.block_size}, or 0")
+        logits = np.empty((n, e.config.vocab_size), e.dtype)
+        cdef void *out = address(logits, e.kind(), True, "logits")
+        with nogil:
+            if e.f32 != NULL:
+                e.f32.gpt_streams_decode(<float *> out, &which[0], &ids[0], &at[0], n, <const float *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+            else:
+                e.f64.gpt_streams_decode(<double *> out, &which[0], &ids[0], &at[0], n, <const double *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+        for i in range(n):
+            self.next[which[i]] = at[i] + 1
+        return logits

@@ -1,0 +1,204 @@
+# The engine: losses, gradients and training steps of one configuration.
+
+cdef class Engine:
+    """The whole model on the compiled kernels.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    dtype : numpy dtype
+        float32 or float64.
+    numerics : {"fast", "exact"}
+        "exact" keeps the scalar original's order of operations: float64, one document a step, one thread.
+    threads : int
+        Threads that share a call's work; the results' bits do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        For exact numerics in float32.
+    MemoryError
+        If the workspace cannot be allocated.
+    """
+    cdef mgf_config config
+    cdef const mgf_kernels_f32 *f32
+    cdef const mgf_kernels_f64 *f64
+    cdef const mgf_exact *exact
+    cdef mgf_pool *pool
+    cdef void *workspace
+    cdef size_t workspace_size
+    cdef Py_ssize_t num_params
+    cdef readonly object dtype
+    cdef readonly str numerics
+    cdef readonly int threads
+    cdef readonly str isa
+
+    def __init__(self, config, dtype, str numerics="fast", int threads=1):
+        self.dtype = np.dtype(dtype)
+        self.numerics = numerics
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype is float32 or float64, not {self.dtype}")
+        if numerics not in ("fast", "exact"):
+            raise ValueError(f"numerics is 'fast' or 'exact', not {numerics!r}")
+        if numerics == "exact" and self.dtype != np.float64:
+            raise ValueError(f"exact numerics are float64's; dtype is {self.dtype}")
+        self.config = mgf_config(config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size,
+                                 {"relu": 0, "relu2": 1}[config.activation])
+        self.num_params = config.num_params
+        self.isa = active_isa()
+        self.exact = active.exact if numerics == "exact" else NULL
+        self.f32 = f32 if self.dtype == np.float32 else NULL
+        self.f64 = f64
+        self.threads = 1 if numerics == "exact" else threads
+        if self.threads > 1:
+            self.pool = mgf_pool_create(self.threads)
+            if self.pool == NULL:
+                raise MemoryError("no memory for a pool of threads")
+
+    def __dealloc__(self):
+        mgf_pool_destroy(self.pool)
+        free(self.workspace)
+
+    cdef int kind(self):
+        return REAL32 if self.f32 != NULL else REAL64
+
+    cdef int reserve(self, Py_ssize_t rows, Py_ssize_t documents) except -1:
+        """A workspace for batches up to this size; kept from call to call."""
+        cdef size_t size
+        if self.exact != NULL:
+            size = self.exact.gpt_workspace_size(&self.config, rows, documents, self.pool)
+        elif self.f32 != NULL:
+            size = self.f32.gpt_workspace_size(&self.config, rows, documents, self.pool)
+        else:
+            size = self.f64.gpt_workspace_size(&self.config, rows, documents, self.pool)
+        if size > self.workspace_size:
+            free(self.workspace)
+            self.workspace_size = 0
+            self.workspace = malloc(size)
+            if self.workspace == NULL:
+                raise MemoryError(f"no memory for a workspace of {size / 2**20:.0f} MiB")
+            self.workspace_size = size
+        return 0
+
+    cdef int prepare(self, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths,
+                     Py_ssize_t batch_size) except -1:
+        """Checks that the documents lie within tokens, and reserves a workspace for the largest batch."""
+        cdef Py_ssize_t i, rows = 0, largest = 0
+        if lengths.shape[0] != starts.shape[0] or batch_size < 1 or starts.shape[0] % batch_size:
+            raise ValueError(f"starts [{starts.shape[0]}] and lengths [{lengths.shape[0]}] must hold whole batches of {batch_size}")
+        if self.exact != NULL and batch_size != 1:
+            raise ValueError(f"exact numerics take one document a step, not {batch_size}")
+        for i in range(starts.shape[0]):
+            if starts[i] < 0 or lengths[i] < 1 or starts[i] + lengths[i] >= tokens.shape[0]:
+                raise IndexError(f"document {i}, {lengths[i]} tokens from {starts[i]} on and a target, is not within the "
+                                 f"{tokens.shape[0]} tokens")
+            rows = lengths[i] if i % batch_size == 0 else rows + lengths[i]
+            largest = max(largest, rows)
+        self.reserve(largest, batch_size)
+        return 0
+
+    cdef check(self, Py_ssize_t bad, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths):
+        """Turns the index of a refused document into an IndexError."""
+        if bad < 0:
+            return
+        if lengths[bad] > self.config.block_size:
+            raise IndexError(f"document {bad} has {lengths[bad]} tokens, block_size is {self.config.block_size}")
+        document = np.asarray(tokens[starts[bad]:starts[bad] + lengths[bad] + 1])
+        raise IndexError(f"document {bad} has token ids from {document.min()} to {document.max()}, the vocabulary 0 to "
+                         f"{self.config.vocab_size - 1}")
+
+    cdef void *flat(self, array, bint writable, str name) except NULL:
+        if array.shape != (self.num_params,) or not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be a contiguous array of shape ({self.num_params},), not {array.shape}")
+        return address(array, self.kind(), writable, name)
+
+    def train_steps(self, double[::1] losses, params, m, v, const int32_t[::1] tokens, const int64_t[::1] starts,
+                    const int32_t[::1] lengths, Py_ssize_t batch_size, const double[::1] lr, adam, int64_t first_step):
+        """len(lr) training steps in one call without the GIL.
+
+        Parameters
+        ----------
+        losses : float64 [k]
+            Overwritten with each step's loss.
+        params, m, v : dtype [P]
+            Parameters and Adam's moments, updated in place.
+        tokens : int32
+            The corpus; document i of the run reads tokens[starts[i] : starts[i] + lengths[i] + 1].
+        starts, lengths : int64 [k * batch_size], int32 [k * batch_size]
+        lr : float64 [k]
+        adam : (beta1, beta2, eps, weight_decay)
+        first_step : int
+            Adam's count of the first of these steps, from 1.
+
+        Raises
+        ------
+        IndexError
+            For a token or length out of range, before anything is written.
+        """
+        cdef Py_ssize_t k = lr.shape[0], bad = -1
+        cdef mgf_adam constants = mgf_adam(adam[0], adam[1], adam[2], adam[3])
+        cdef void *p = self.flat(params, True, "params")
+        cdef void *first = self.flat(m, True, "m")
+        cdef void *second = self.flat(v, True, "v")
+        if losses.shape[0] < k or starts.shape[0] != k * batch_size:
+            raise ValueError(f"{k} steps of {batch_size} documents need losses [{k}] and starts [{k * batch_size}], not "
+                             f"[{losses.shape[0]}] and [{starts.shape[0]}]")
+        if k == 0:
+            return
+        self.prepare(tokens, starts, lengths, batch_size)
+        with nogil:
+            if self.exact != NULL:
+                bad = self.exact.gpt_train_steps(&losses[0], <double *> p, <double *> first, <double *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
+            elif self.f32 != NULL:
+                bad = self.f32.gpt_train_steps(&losses[0], <float *> p, <float *> first, <float *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
+            else:
+                bad = self.f64.gpt_train_steps(&losses[0], <double *> p, <double *> first, <double *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
+        self.check(bad, tokens, starts, lengths)
+
+    def forward(self, params, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths, logits=None):
+        """Mean cross-entropy of each document: float64 [B]. `logits` [N, V], if given, is overwritten."""
+        cdef Py_ssize_t B = starts.shape[0], bad = -1
+        cdef double[::1] losses = np.empty(B)
+        cdef void *p = self.flat(params, False, "params")
+        cdef void *out = address(logits, self.kind(), True, "logits") if logits is not None else NULL
+        if B == 0:
+            return np.empty(0)
+        self.prepare(tokens, starts, lengths, B)
+        if logits is not None and (not logits.flags.c_contiguous or logits.shape != (np.sum(lengths), self.config.vocab_size)):
+            raise ValueError(f"logits must be contiguous [{np.sum(lengths)}, {self.config.vocab_size}], not {logits.shape}")
+        with nogil:
+            if self.exact != NULL:
+                bad = self.exact.gpt_forward(&losses[0], <double *> out, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            elif self.f32 != NULL:
+                bad = self.f32.gpt_forward(&losses[0], <float *> out, <const float *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            else:
+                bad = self.f64.gpt_forward(&losses[0], <double *> out, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+        self.check(bad, tokens, starts, lengths)
+        return np.asarray(losses)
+
+    def backward(self, grads, params, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths):
+        """grads [P] += the gradient of the mean of the documents' losses; returns these losses, float64 [B]."""
+        cdef Py_ssize_t B = starts.shape[0], bad = -1
+        cdef double[::1] losses = np.empty(B)
+        cdef void *g = self.flat(grads, True, "grads")
+        cdef void *p = self.flat(params, False, "params")
+        if B == 0:
+            return np.empty(0)
+        self.prepare(tokens, starts, lengths, B)
+        with nogil:
+            if self.exact != NULL:
+                bad = self.exact.gpt_backward(&losses[0], <double *> g, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            elif self.f32 != NULL:
+                bad = self.f32.gpt_backward(&losses[0], <float *> g, <const float *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            else:
+                bad = self.f64.gpt_backward(&losses[0], <double *> g, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+        self.check(bad, tokens, starts, lengths)
+        return np.asarray(losses)
+
+    def decoder(self, params):
+        """A Decoder for these parameters [P]; make a new one when they change."""
+        return Decoder(self, params)
+
+    def streams(self, params, Py_ssize_t size):
+        """Streams for these parameters [P]; make new ones when they change. ValueError with exact numerics."""
+        return Streams(self, params, size)
