@@ -92,8 +92,9 @@ def test_denormals_of_the_process_stay(compiled):
     "sizes, tokens, expected",
     [
         ({}, 7, 1),  # the default job
-        ({}, 128 * 6, 3),
-        (dict(n_layer=4, n_embd=128, block_size=64), 12 * 64, 8),
+        (dict(n_embd=64, block_size=64), 64, 1),
+        (dict(n_layer=4, n_embd=128, block_size=64), 12 * 64, 7),
+        (dict(n_layer=6, n_embd=384, n_head=6, block_size=256), 4 * 256, 8),
     ],
 )
 def test_the_default_number_of_threads_follows_the_work(monkeypatch, sizes, tokens, expected):
@@ -115,6 +116,6 @@ def test_cores_are_those_the_process_may_use():
 def test_training_takes_the_threads_that_its_batch_keeps_busy(compiled, monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     small = Trainer(num_steps=1, dtype="float32").model.engine
-    large = Trainer(num_steps=1, dtype="float32", batch_size=128).model.engine
-    told = Trainer(num_steps=1, dtype="float32", batch_size=128, threads=1).model.engine
+    wide = dict(num_steps=1, dtype="float32", n_embd=256, batch_size=128)
+    large, told = Trainer(**wide).model.engine, Trainer(**wide, threads=1).model.engine
     assert (small.threads, large.threads, told.threads) == (1, 2, 1)
