@@ -28,7 +28,7 @@ def run(options, stdout):
         **describe(),
         "dtypes": DTYPES,
         "cpus": os.cpu_count(),
-        "cores": cores(),
+        "threads": cores(),  # at most, unless told otherwise
     }
     if options.json:
         import json
