@@ -5,7 +5,7 @@ import os
 from .config import GPTConfig
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
-OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between cores that share no cache (docs/performance.md)
+OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
 
 
 def default_threads(config: GPTConfig, tokens: int) -> int:
