@@ -33,22 +33,23 @@ INLINE adam_constants adam_at(double lr, double beta1, double beta2, double eps,
 }
 
 /* one vector of parameters after the step, d being the scaled gradient; the moments are replaced */
-INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int root_by_steps) {
+INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int decays, const int root_by_steps) {
     *m = a->beta1 * *m + a->share * d;
     *v = d * d + a->beta2 * *v;
-    if (a->decays) p *= a->keep;
+    if (decays) p *= a->keep;
     vec root = root_by_steps ? vsqrt_by_steps(*v) : vsqrt(*v);
     return p - a->rate * (*m / (root + a->epsilon));
 }
 
 INLINE void adam_vector(real *p, real *m, real *v, vec d, const adam_constants *a, int n) {
-    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, d, a, 0);
+    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, d, a, a->decays, 0);
     store_n(m, first, n);
     store_n(v, second, n);
     store_n(p, moved, n);
 }
-INLINE void adam_whole_vector(real *p, real *m, real *v, vec d, const adam_constants *a, const int root_by_steps) {
-    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, d, a, root_by_steps);
+INLINE void adam_whole_vector(real *p, real *m, real *v, vec d, const adam_constants *a, const int decays,
+                              const int root_by_steps) {
+    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, d, a, decays, root_by_steps);
     store(m, first);
     store(v, second);
     store(p, moved);

@@ -68,6 +68,10 @@ static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, cons
             group_row = row;
         }
     }
+    for (ptrdiff_t i = row; i < row + MICRO_ROWS; i++) {
+        g->tokens[i] = g->targets[i] = g->positions[i] = 0;
+        g->row_weight[i + (groups - 1) * VL] = 0;
+    }
     g->N = row, g->groups = groups;
 }
 
@@ -81,7 +85,8 @@ typedef struct {
     ptrdiff_t chunk; /* units of the second phase that make an item */
 } micro_phase;
 
-/* the group's rows in tiles of nearly equal height: one function for the higher ones, one for the others */
+/* The group's rows in tiles of nearly equal height: one function for the higher ones, one for the others. Where there is
+ * room behind the last row, in a batch of one group, all are of one height, and rows without weight fill the last. */
 typedef struct {
     micro_rows higher, lower;
     const micro_row_functions *of_higher, *of_lower;
@@ -91,6 +96,8 @@ INLINE micro_tiling tile_rows_of(const micro_phase *p, ptrdiff_t group) {
     const micro *g = p->g;
     const ptrdiff_t first = g->cu_seqlens[g->group[group].first], n = g->cu_seqlens[g->group[group].end] - first;
     const ptrdiff_t tiles = (n + MICRO_ROWS - 1) / MICRO_ROWS, height = n / tiles, higher = n % tiles;
+    if (higher && g->groups == 1)
+        return (micro_tiling){.lower = {g, 0, first, tiles, 0}, .of_lower = p->rows + height};
     return (micro_tiling){
         {g, 0, first, higher, group * VL}, {g, 0, first + higher * (height + 1), tiles - higher, group * VL},
         p->rows + height, p->rows + height - 1,
@@ -109,9 +116,11 @@ static void micro_losses(const micro *g, ptrdiff_t group) {
     for (ptrdiff_t s = first + gap; s < end + gap; s += VL)
         store(g->factor + s, vlog(load(g->total + s)) + load(g->largest + s) - load(g->at_target + s));
     for (ptrdiff_t b = documents.first; b < documents.end; b++) {
-        double sum = 0;
-        for (ptrdiff_t t = g->cu_seqlens[b]; t < g->cu_seqlens[b + 1]; t++) sum += (double)g->factor[t + gap];
-        g->document_loss[b] = sum / (g->cu_seqlens[b + 1] - g->cu_seqlens[b]);
+        const ptrdiff_t n = g->cu_seqlens[b + 1] - g->cu_seqlens[b];
+        const real *row = g->factor + g->cu_seqlens[b] + gap;
+        vec sum = {0};
+        for (ptrdiff_t t = 0; t < n; t += VL) sum += load_n(row + t, lanes_left(t, n));
+        g->document_loss[b] = (double)sum_lanes(sum)[0] / (double)n;
     }
 }
 

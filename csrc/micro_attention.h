@@ -6,7 +6,7 @@
  * where vector q[d] holds element d of all these queries and heads, and spread puts element d of each head into all lanes
  * of its group. q[d] come from Q rows of q by transposing D x D blocks within the vectors.
  *
- * Stored for the backward pass, for each group of heads and block of queries: e [n + 1] vectors, exp(s - max s) of every
+ * Stored for the backward pass, for each group of heads and block of queries: e [n + 1] vectors, exp(s - shift) of every
  * key, and in the end the inverse of their sum: the probability is e[key] * e[n].
  */
 #ifndef MGF_MICRO_ATTENTION_H
@@ -53,30 +53,43 @@ INLINE vec dot_columns(const int D, const vec columns[], const real *row) {
     return even + odd;
 }
 
+INLINE ivec query_number(const int D) { return lane_numbers() & isplat(queries_of(D) - 1); }
+
+/* the largest score of each query and head among the keys that it sees */
+INLINE vec largest_score(const int D, const vec query[], const real *k, ptrdiff_t ld, ptrdiff_t first, ptrdiff_t keys) {
+    vec largest = splat(MASKED);
+    for (ptrdiff_t i = 0; i < keys; i++) {
+        vec s = dot_columns(D, query, k + i * ld);
+        largest = vmax(blend(query_number(D) < isplat((integer)(i - first)), splat(MASKED), s), largest);
+    }
+    return largest;
+}
+
 /* One group of heads of a document of n rows: q, k, v with row stride ld, o with ld_o; e as above. */
 INLINE void micro_heads(const int D, real *o, const ptrdiff_t ld_o, real *e, const real *q, const real *k, const real *v,
                         const ptrdiff_t ld, ptrdiff_t n, real scale) {
     const int Q = queries_of(D);
     for (ptrdiff_t first = 0; first < n; first += Q, e += (n + 1) * VL) {
         ptrdiff_t keys = min_of(first + Q, n);
-        vec query[16], output[16], largest = splat(MASKED), total = {0};
+        vec query[16], output[16], total, shift = {0}, largest = {0};
         load_columns(D, query, q + first * ld, ld, n - first);
-        UNROLL for (int d = 0; d < D; d++) query[d] *= splat(scale), output[d] = (vec){0};
+        UNROLL for (int d = 0; d < D; d++) query[d] *= splat(scale);
 
-        for (ptrdiff_t i = 0; i < keys; i++) {
-            vec s = dot_columns(D, query, k + i * ld);
-            if (i > first) { /* keys after the query */
-                ivec query_of = lane_numbers() & isplat(Q - 1);
-                s = blend(query_of < isplat((integer)(i - first)), splat(MASKED), s);
+        /* Nothing is taken off the scores before exp, unless one is large: then once more, without the largest. */
+        for (int turn = 0; turn < 2; turn++) {
+            total = (vec){0};
+            UNROLL for (int d = 0; d < D; d++) output[d] = (vec){0};
+            for (ptrdiff_t i = 0; i < keys; i++) {
+                vec s = dot_columns(D, query, k + i * ld);
+                largest = vmax(vmax(s, -s), largest);
+                vec x = vexp(s - shift);
+                if (i > first) x = blend(query_number(D) < isplat((integer)(i - first)), (vec){0}, x); /* not seen */
+                store(e + i * VL, x);
+                total += x;
+                UNROLL for (int d = 0; d < D; d++) output[d] = x * spread(D, v + i * ld, d) + output[d];
             }
-            store(e + i * VL, s);
-            largest = vmax(s, largest);
-        }
-        for (ptrdiff_t i = 0; i < keys; i++) {
-            vec x = vexp(load(e + i * VL) - largest);
-            store(e + i * VL, x);
-            total += x;
-            UNROLL for (int d = 0; d < D; d++) output[d] = x * spread(D, v + i * ld, d) + output[d];
+            if (!any(largest > splat(SAFE_SCORE))) break;
+            shift = largest_score(D, query, k, ld, first, keys);
         }
         vec inverse = splat(1) / total;
         store(e + n * VL, inverse);

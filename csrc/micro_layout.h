@@ -14,12 +14,14 @@
 enum {
     MICRO_ROWS = VECTOR_REGISTERS == 32 ? 8 : 4, /* of a tile: what the registers hold */
     MICRO_KEYS = 64,                             /* longer blocks take the streaming attention */
+    SAFE_SCORE = 60,                             /* exp(x), and sums of it, are far from 0 and infinity for |x| up to it */
     MICRO_GROUP = 64,                            /* rows that one item of the first phase has, at least */
     MICRO_ALONE = 128,                           /* batches with fewer rows are not worth waking a thread for */
     V_PAD = 16,
     /* a unit of the second phase: VL rows of a weight, UNIT_VECTORS vectors of its columns */
     BLOCK_ROWS = VL < 8 ? VL : 8, /* of a unit that are summed at a time: 8 vectors, as many chains of multiply-adds */
     UNIT_VECTORS = 8 / BLOCK_ROWS,
+    ROOT_BY_STEPS = REAL_BITS == 32 ? 4 : 2, /* one row in as many has roots by vsqrt_by_steps, the others by the divider */
     EMBEDDING_UNIT = 1024, /* rows of wte and wpe */
 };
 
@@ -101,6 +103,7 @@ INLINE void micro_add_units(micro *g, ptrdiff_t O, ptrdiff_t I, const real *w, r
 
 /* Lays the workspace out for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
 static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
+    N += MICRO_ROWS; /* rows without weight, which may fill the last tile */
     const ptrdiff_t C = c->n_embd, F = 4 * C, L = c->n_layer, H = c->n_head, T = c->block_size;
     const ptrdiff_t V = (c->vocab_size + V_PAD - 1) / V_PAD * V_PAD, square = C * C;
     const ptrdiff_t embeddings = padded((c->vocab_size + T) * C);

@@ -61,13 +61,13 @@ INLINE void store_sums(const int R, real *to, vec x[MICRO_ROWS]) {
 /* to[i] = expression of statistics at i, for whole vectors that cover R rows */
 #define STATISTICS(to, expression) UNROLL for (int i = 0; i < R; i += VL) store((to) + i, expression)
 
-INLINE vec inverse_root(vec x) { return splat(1) / vsqrt(x); }
+
 
 /* h = x rstd,  rstd = (mean x^2 + eps)^(-1/2), for rows of x and their sums of squares */
 INLINE void micro_normalise(const int C, const int R, real *h, real *rstd, const real *x, vec squares[]) {
     const int M = C / VL;
     store_sums(R, rstd, squares);
-    STATISTICS(rstd, inverse_root(load(rstd + i) * splat((real)1 / C) + splat(MICRO_EPS)));
+    STATISTICS(rstd, vrsqrt(load(rstd + i) * splat((real)1 / C) + splat(MICRO_EPS)));
     ROWS VECTORS store(h + i * C + j * VL, load(x + i * C + j * VL) * splat(rstd[i]));
 }
 
@@ -106,8 +106,8 @@ INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
         }
         store_sums(R, rstd1, squares);
         STATISTICS(rstd1, load(rstd1 + i) * splat((real)1 / C));
-        STATISTICS(rstd0, inverse_root(load(rstd1 + i) + splat(MICRO_EPS)));
-        STATISTICS(rstd1, inverse_root(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
+        STATISTICS(rstd0, vrsqrt(load(rstd1 + i) + splat(MICRO_EPS)));
+        STATISTICS(rstd1, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
         ROWS VECTORS {
             const ptrdiff_t at = (t + i) * C + j * VL;
             vec h = x[i][j] * splat(rstd0[i]);

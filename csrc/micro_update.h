@@ -26,23 +26,31 @@ INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u
     }
 }
 
-/* Units [first, end), block by block: the gradient, then Adam. The unit that divides and takes roots is busy for longer
- * than those that multiply: every other row's root is left to them, and a unit is transposed when the next is under way. */
-static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants) {
+/* Units [first, end), block by block: the gradient, then Adam. The processor's unit that divides and takes roots is busy
+ * for longer than those that multiply: some rows' roots are left to them, and a unit of weights is transposed when the
+ * next is under way. */
+INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants,
+                         const int decays) {
     const adam_constants a = *constants;
     for (const micro_unit *u = g->unit + first; u < g->unit + end; u++) {
         for (ptrdiff_t row = 0; row < VL; row += BLOCK_ROWS) {
-            real *p = g->params + u->at + row * u->ld, *m = g->m + u->at + row * u->ld, *v = g->v + u->at + row * u->ld;
+            const ptrdiff_t ld = u->ld, block = u->at + row * ld;
+            real *p = g->params + block, *m = g->m + block, *v = g->v + block;
             vec dw[BLOCK_ROWS][UNIT_VECTORS];
             block_gradient(dw, u, row, g->N);
             BLOCK_VECTORS {
-                const ptrdiff_t at = i * u->ld + j * VL;
-                adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a, i % 2);
+                const ptrdiff_t at = i * ld + j * VL;
+                adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a, decays, i % ROOT_BY_STEPS == 0);
             }
         }
         if (u > g->unit + first) transpose_unit(g, u - 1);
     }
     transpose_unit(g, g->unit + end - 1);
+}
+
+static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *a) {
+    if (a->decays) update_units(g, first, end, a, 1);
+    else update_units(g, first, end, a, 0);
 }
 
 /* rows [unit * EMBEDDING_UNIT, ..) of wte and wpe: sums of the batch's dx0 in ascending order; then Adam */
@@ -60,7 +68,7 @@ static void micro_update_embeddings(const micro *g, ptrdiff_t unit, const adam_c
         }
     }
     for (ptrdiff_t i = 0, at = first * C; i < rows * C; i += VL, at += VL) {
-        adam_whole_vector(g->params + at, g->m + at, g->v + at, load(grads + i), &a, i / VL % 2);
+        adam_whole_vector(g->params + at, g->m + at, g->v + at, load(grads + i), &a, a.decays, i / VL % ROOT_BY_STEPS == 0);
         store(grads + i, (vec){0});
     }
 }

@@ -137,6 +137,16 @@ INLINE vec vsqrt_by_steps(vec a) {
 INLINE vec vsqrt_by_steps(vec a) { return vsqrt(a); }
 #endif
 
+/* 1 / sqrt(a) for normal a > 0, its error at most two units in the last place */
+INLINE vec vrsqrt(vec a) {
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    vec y = _mm512_rsqrt14_ps(a);
+    return y + y * (splat(0.5f) - splat(0.5f) * a * y * y);
+#else
+    return splat(1) / vsqrt(a);
+#endif
+}
+
 /* lanes i and i ^ distance change places */
 INLINE vec swap_lanes(vec x, const int distance) {
     vec y = x;
@@ -155,6 +165,21 @@ INLINE vec sum_lanes(vec x) {
 INLINE vec max_lanes(vec x) {
     UNROLL for (int distance = VL / 2; distance; distance /= 2) x = vmax(x, swap_lanes(x, distance));
     return x;
+}
+
+/* whether any lane of a comparison's result is set */
+INLINE int any(ivec mask) {
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif VECTOR_BYTES == 64
+    return _mm512_movepi64_mask((__m512i)mask) != 0;
+#elif VECTOR_BYTES == 32
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    integer set = 0;
+    UNROLL for (int lane = 0; lane < VL; lane++) set |= mask[lane];
+    return set != 0;
+#endif
 }
 
 /* exp(x) for x <= 0 (the softmax's arguments; up to 80 is served): e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2,
@@ -182,8 +207,10 @@ INLINE vec vexp(vec x) {
     vec n = shifted - splat(EXP_ROUND);
     vec r = x - n * splat(LN2_HIGH);
     r = r - n * splat(LN2_LOW);
-    vec p = splat(EXP_COEFFICIENTS[DEGREE]);
-    UNROLL for (int i = DEGREE - 1; i >= 0; i--) p = p * r + splat(EXP_COEFFICIENTS[i]);
+    vec r2 = r * r, p = splat(EXP_COEFFICIENTS[DEGREE]); /* by r^2: half as long a chain as by r */
+    if (DEGREE % 2) p = p * r + splat(EXP_COEFFICIENTS[DEGREE - 1]);
+    UNROLL for (int i = (DEGREE - 1) / 2 * 2 - (DEGREE % 2 ? 2 : 0); i >= 0; i -= 2)
+        p = p * r2 + (splat(EXP_COEFFICIENTS[i + 1]) * r + splat(EXP_COEFFICIENTS[i]));
     p = (vec)((ivec)p + ((ivec)shifted << (REAL_BITS == 32 ? 23 : 52)));
     return blend(x < splat(EXP_LOWEST), (vec){0}, p);
 }
