@@ -124,8 +124,9 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
         forward(&g, pool);
         backward(&g, pool);
         losses[step] = document_losses(&g, NULL);
-        adam_phase a = {params, m, v, g.grads, num_params(config),
-                        adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step), 0};
+        adam_phase a = {
+            params, m, v, g.grads, num_params(config),
+            adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step), 0};
         adam_blocks(&a, pool);
     }
     denormals_restore(mode);

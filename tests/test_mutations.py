@@ -1,7 +1,7 @@
 """The suite sees a defect in the C core: each of these, planted in a copy, turns a check red.
 
-A defect is (file, what it breaks: kernels with a case in cases.py, or gpt_update; text that is there exactly once, text instead). The copies are
-compiled for the plainest instruction set, float64, without optimisation.
+A defect is (file, what it breaks: kernels with a case in cases.py, or gpt_update; text that is there exactly
+once; text instead). The copies are compiled for the plainest instruction set, float64, without optimisation.
 """
 
 import ctypes
@@ -266,7 +266,7 @@ def update_of(core, config):
 
 
 def red(kernels, name):
-    """Whether its check fails: a kernel's case at any size, with scores too large for exp or an index too large."""
+    """Whether its check fails: for a kernel its case, at any size, with too large scores for exp or indices."""
     if name == "gpt_update":
         config = CONFIGS["several-items"]
         try:
