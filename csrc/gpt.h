@@ -11,7 +11,6 @@
 #ifndef MGF_GPT_H
 #define MGF_GPT_H
 
-#include "adam.h"
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embedding.h"
@@ -25,7 +24,6 @@
 enum {
     ROW_BLOCK = 96,     /* rows of the batch that pass through a layer's matrices together */
     WEIGHT_BLOCK = 96,  /* rows of a weight whose gradient is one item; a multiple of every VL */
-    ADAM_BLOCK = 16384, /* parameters */
     HEAD_WORK = 64 * 64 /* scores that make an item of the attention worth handing out */
 };
 

@@ -5,6 +5,7 @@
 #include "denormals.h"
 #include "gpt.h"
 #include "micro.h"
+#include "update.h"
 
 static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
     (void)pool;
@@ -104,19 +105,6 @@ static ptrdiff_t gpt_backward(double *losses, real *grads, const real *params, c
     return -1;
 }
 
-typedef struct {
-    real *p, *m, *v;
-    const real *g;
-    ptrdiff_t n;
-    adam_constants constants;
-} adam_phase;
-
-static void adam_block(void *context, ptrdiff_t item) {
-    adam_phase *a = context;
-    row_range r = block_at(item, a->n, ADAM_BLOCK);
-    adam_range(a->p + r.first, a->m + r.first, a->v + r.first, a->g + r.first, r.rows, &a->constants);
-}
-
 static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens,
                                  const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B,
                                  const double *lr, const mgf_adam *adam, int64_t first_step, const mgf_config *config,
@@ -136,9 +124,10 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
         forward(&g, pool);
         backward(&g, pool);
         losses[step] = document_losses(&g, NULL);
-        adam_phase a = {params, m, v, g.grads, num_params(config),
-                        adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step)};
-        mgf_pool_run(pool, blocks_of(a.n, ADAM_BLOCK), adam_block, &a);
+        adam_phase a = {
+            params, m, v, g.grads, num_params(config),
+            adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step), 0};
+        adam_blocks(&a, pool);
     }
     denormals_restore(mode);
     return -1;

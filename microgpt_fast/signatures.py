@@ -62,5 +62,5 @@ def read_signatures(header=HEADER):
     list of Signature
     """
     text = re.sub(r"/\*.*?\*/", "", Path(header).read_text(encoding="utf-8"), flags=re.DOTALL)
-    found = re.findall(r"^(KERNEL|MGF_MODEL|MGF_STREAMS)\((\w+), (\w+), \((.*)\)\)$", text, flags=re.MULTILINE)
+    found = re.findall(r"^(KERNEL|MGF_MODEL|MGF_FAST)\((\w+), (\w+), \((.*)\)\)$", text, flags=re.MULTILINE)
     return [Signature(*entry) for entry in found]

@@ -21,7 +21,6 @@ from .threads import default_threads
 CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
 CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
 VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
-NORM_ROW = 4096  # elements of the gradient whose squares are summed in its own type
 
 
 class Steps(NamedTuple):
@@ -276,34 +275,32 @@ class Trainer:
             return losses, int(lengths.sum())
         for i in range(count):
             part = slice(i * sequences, (i + 1) * sequences)
-            losses[i], gradient = self._gradient_of(tokens, starts[part], lengths[part])
-            model.backend.adamw_step(
-                model.parameters, m, v, gradient, len(m), rates[i], *adam, self.step + 1 + i
+            losses[i] = self._accumulate(tokens, starts[part], lengths[part])
+            model.engine.update(
+                model.parameters,
+                m,
+                v,
+                self._gradient,
+                rates[i],
+                adam,
+                self.step + 1 + i,
+                config.gradient_accumulation_steps,
+                config.grad_clip,
             )
         return losses, int(lengths.sum())
 
-    def _gradient_of(self, tokens, starts, lengths):
-        """The mean loss of one step's batches, and its gradient, clipped."""
+    def _accumulate(self, tokens, starts, lengths):
+        """The mean loss of one step's batches; the sum of their gradients is added to `_gradient`."""
         config, model = self.config, self.model
         if self._gradient is None:
-            self._gradient = np.empty_like(model.parameters)
-        gradient = self._gradient
-        gradient[:] = 0
+            self._gradient = np.zeros_like(model.parameters)
         loss = 0.0
         for first in range(0, len(starts), config.batch_size):
             part = slice(first, first + config.batch_size)
             loss += model.engine.backward(
-                gradient, model.parameters, tokens, starts[part], lengths[part]
+                self._gradient, model.parameters, tokens, starts[part], lengths[part]
             ).mean()
-        count = config.gradient_accumulation_steps
-        factor = 1 / count
-        if config.grad_clip:
-            norm = norm_of(gradient) / count
-            if norm > config.grad_clip:
-                factor *= config.grad_clip / norm
-        if factor != 1:
-            gradient *= gradient.dtype.type(factor)
-        return loss / count, gradient
+        return loss / config.gradient_accumulation_steps
 
     def _fix_num_steps(self):
         """Measure the speed, on copies, and replace the budget by the steps that it allows, a tenth for warm-up."""
@@ -369,11 +366,3 @@ def train(
         elif on_eval is not None:
             on_eval(run, event)
     return run
-
-
-def norm_of(gradient):
-    """The Euclidean norm; its bits depend on the values alone (the sum of a threaded BLAS would not)."""
-    whole = len(gradient) // NORM_ROW * NORM_ROW
-    rows, rest = gradient[:whole].reshape(-1, NORM_ROW), gradient[whole:]
-    squares = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64) + np.einsum("i,i->", rest, rest)
-    return float(np.sqrt(squares))

@@ -73,16 +73,16 @@ def test_c_extension_of_another_abi_is_refused(installed, tmp_path):
     folder = example("c_extension", tmp_path)
     source = (folder / "consumer.c").read_text()
     header = Path(microgpt_fast.get_include(), "microgpt_fast.h").read_text()
-    assert "<microgpt_fast.h>" in source and "#define MGF_ABI_VERSION 2\n" in header
+    assert "<microgpt_fast.h>" in source and "#define MGF_ABI_VERSION 3\n" in header
     (folder / "other.h").write_text(
-        header.replace("#define MGF_ABI_VERSION 2\n", "#define MGF_ABI_VERSION 999\n")
+        header.replace("#define MGF_ABI_VERSION 3\n", "#define MGF_ABI_VERSION 999\n")
     )
     (folder / "consumer.c").write_text(source.replace("<microgpt_fast.h>", '"other.h"'))
     run([sys.executable, "setup.py", "build_ext", "--inplace"], folder, installed)
     done = subprocess.run(
         [sys.executable, "-c", "import consumer"], cwd=folder, env=installed, capture_output=True, text=True
     )
-    assert "ImportError: compiled for ABI 999 of microgpt_fast, the installed one has ABI 2" in done.stderr
+    assert "ImportError: compiled for ABI 999 of microgpt_fast, the installed one has ABI 3" in done.stderr
 
 
 def test_plain_c(installed, tmp_path):

@@ -1,7 +1,7 @@
-"""The cases of cases.py see a defect: each of these, planted in a copy of the C core, turns a check red.
+"""The suite sees a defect in the C core: each of these, planted in a copy, turns a check red.
 
-A defect is (file, kernels that it breaks, text that is there exactly once, text instead). The copies are
-compiled for the plainest instruction set, float64, without optimisation.
+A defect is (file, what it breaks: kernels with a case in cases.py, or gpt_update; text that is there exactly
+once; text instead). The copies are compiled for the plainest instruction set, float64, without optimisation.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_kernels import assert_close
+from test_update import CONFIGS, assert_update
 
 import microgpt_fast
 from microgpt_fast.backends import numpy_backend as twin
@@ -163,6 +164,30 @@ DEFECTS = {
         "1 - lr * weight_decay",
         "1 + lr * weight_decay",
     ),
+    "a gradient clipped by the inverse factor": (
+        "update.h",
+        ["gpt_update"],
+        "? max_norm / norm : 1",
+        "? norm / max_norm : 1",
+    ),
+    "a gradient clipped before it is divided": (
+        "update.h",
+        ["gpt_update"],
+        "norm_of(grads, a.n, pool) / divisor",
+        "norm_of(grads, a.n, pool)",
+    ),
+    "the norm's first part alone": (
+        "update.h",
+        ["gpt_update"],
+        "i < NORM_PARTS; i++",
+        "i < 1; i++",
+    ),
+    "the gradient not cleared": (
+        "update.h",
+        ["gpt_update"],
+        "if (a->clear)",
+        "if (!a->clear)",
+    ),
     "the last lanes of a tile's edge": (
         "gemm.h",
         ["gemm_nn", "gemm_nt", "gemm_tn", "linear_forward"],
@@ -177,9 +202,11 @@ DEFECTS = {
     ),
 }
 
+SEEN = [*CASES, "gpt_update"]
+
 
 class Function:
-    """A kernel of a compiled table, called with arrays as the backends' are."""
+    """A function of a compiled table, called with arrays as the backends' are."""
 
     def __init__(self, signature, pointer):
         real = ctypes.c_double
@@ -190,15 +217,14 @@ class Function:
             "int64_t": ctypes.c_int64,
         }
         types = [ctypes.c_void_p if a.is_pointer else kinds[a.ctype] for a in signature.arguments]
-        self.returns = signature.result != "void"
-        self.function = ctypes.CFUNCTYPE(kinds[signature.result] if self.returns else None, *types)(pointer)
+        self.function = ctypes.CFUNCTYPE(kinds.get(signature.result), *types)(pointer)
 
     def __call__(self, *arguments):
         return self.function(*[a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments])
 
 
 def compiled(csrc, library):
-    """The kernels of a copy of the core."""
+    """The kernels and gpt_update of a copy of the core, as a backend has them."""
     sources = [csrc / name for name in ("variant.c", "random.c", "threads.c")]
     subprocess.run(
         [
@@ -222,12 +248,32 @@ def compiled(csrc, library):
     )
     signatures = read_signatures()
     table = (ctypes.c_void_p * len(signatures)).in_dll(ctypes.CDLL(library), "table")
-    kernels = zip(signatures, table)
-    return SimpleNamespace(**{s.name: Function(s, pointer) for s, pointer in kernels if not s.is_model})
+    functions = {s.name: Function(s, pointer) for s, pointer in zip(signatures, table) if s.name in SEEN}
+    core = SimpleNamespace(**functions)
+    core.Engine = lambda config, dtype: SimpleNamespace(update=update_of(core, config))
+    return core
+
+
+def update_of(core, config):
+    """gpt_update of a compiled core as a method of Engine."""
+    sizes = config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size, 0
+    shape = np.array(sizes, np.intp)  # mgf_config, with the padding behind its last, an int
+
+    def update(params, m, v, grads, lr, adam, step, divisor, max_norm):
+        return core.gpt_update(params, m, v, grads, lr, np.array(adam), step, divisor, max_norm, shape, None)
+
+    return update
 
 
 def red(kernels, name):
-    """Whether a kernel's case fails: at any size, with scores too large for exp or an index too large."""
+    """Whether its check fails: for a kernel its case, at any size, with too large scores for exp or indices."""
+    if name == "gpt_update":
+        config = CONFIGS["several-items"]
+        try:
+            assert_update(kernels.Engine(config, "float64").update, config, "float64", 3, 0.3)
+        except AssertionError:
+            return True
+        return False
     case = CASES[name]
     for size in case.sizes:
         for scale in (1, 1000) if name in ("attention_forward", "cross_entropy_forward") else (1,):
@@ -260,7 +306,7 @@ def compiler():
 
 def test_without_a_defect_all_is_green(compiler, tmp_path):
     kernels = compiled(shutil.copytree(microgpt_fast.get_sources(), tmp_path / "csrc"), tmp_path / "table.so")
-    assert not [name for name in CASES if red(kernels, name)]
+    assert not [name for name in SEEN if red(kernels, name)]
 
 
 @pytest.mark.parametrize("defect", DEFECTS)

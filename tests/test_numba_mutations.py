@@ -1,7 +1,7 @@
 """The suite sees a defect in the Numba backend: each of these, planted in a copy, turns a check red.
 
-A defect is (what it breaks: kernels with a case in cases.py, or the steps of narrow models; text that is
-there exactly once; text instead). Compiled for float64, without optimisation.
+A defect is (what it breaks: kernels with a case in cases.py, gpt_update, or the steps of narrow models; text
+that is there exactly once; text instead). Compiled for float64, without optimisation.
 """
 
 import os
@@ -57,6 +57,11 @@ DEFECTS = {
         ["adamw_step"],
         "lr * root / (1 - beta1**step)",
         "lr * root",
+    ),
+    "a gradient clipped by the inverse factor": (
+        ["gpt_update"],
+        "max_norm / norm if",
+        "norm / max_norm if",
     ),
     "narrow: dk of the last block of queries alone": (
         STEPS,

@@ -10,7 +10,7 @@ from microgpt_fast.config import TrainConfig, UsageError, resolve
 from microgpt_fast.data import load_corpus
 from microgpt_fast.presets import PRESETS
 from microgpt_fast.resume import resume_training, save_training
-from microgpt_fast.training import Evaluation, Steps, Trainer, norm_of, train
+from microgpt_fast.training import Evaluation, Steps, Trainer, train
 
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
 SMALL = {"n_embd": 8, "n_head": 2, "block_size": 12, "backend": "numpy", "dtype": "float32"}
@@ -120,23 +120,24 @@ def test_accumulation_is_a_larger_batch():
     assert parts.tokens == whole.tokens
 
 
-def test_a_gradient_is_clipped_to_its_norm():
-    run = stream(grad_clip=1e-3)
-    tokens = run.corpus.tokens
-    starts, lengths = run.batches.sequences(0, 3)
-    plain = np.zeros_like(run.model.parameters)
-    run.model.engine.backward(plain, run.model.parameters, tokens, starts, lengths)
-    _, clipped = run._gradient_of(tokens, starts, lengths)
-    assert norm_of(plain) > 1e-3
-    np.testing.assert_allclose(clipped, plain * (1e-3 / norm_of(plain)), rtol=1e-5)
-    loose = stream(grad_clip=1e9)
-    assert np.array_equal(loose._gradient_of(tokens, starts, lengths)[1], plain)
+@pytest.mark.parametrize("grad_clip", [1e-3, 1e9])
+def test_a_step_takes_the_clipped_mean_of_its_batches(grad_clip):
+    run = stream(grad_clip=grad_clip, gradient_accumulation_steps=2, num_steps=1)
+    gradient = np.zeros_like(run.model.parameters)
+    starts, lengths = run.batches.sequences(0, 6)
+    run.model.engine.backward(gradient, run.model.parameters, run.corpus.tokens, starts, lengths)
+    norm = np.linalg.norm(gradient.astype(float))
+    assert 1e-3 < norm < 1e9
+    [*run.events()]
+    first_moment = (1 - run.config.beta1) * gradient * min(1, grad_clip / norm)
+    np.testing.assert_allclose(run.moments[0], first_moment, rtol=1e-4, atol=1e-6 * np.abs(first_moment).max())
 
 
-def test_the_norm_of_a_gradient():
-    values = np.random.default_rng(1).normal(size=10001).astype(np.float32)
-    assert abs(norm_of(values) - np.linalg.norm(values.astype(float))) < 1e-3
-    assert norm_of(np.array([3.0, 4.0])) == 5
+@pytest.mark.parametrize("options", [{"grad_clip": 1.0}, {"gradient_accumulation_steps": 2}])
+def test_divergence_with_a_clipped_gradient_is_reported(options, backend):
+    with np.errstate(all="ignore"), pytest.raises(UsageError, match="training diverged"):
+        run = stream(learning_rate=1e30, backend=backends.name_of(backend), **options)
+        [*run.events()]
 
 
 def test_weight_decay_pulls_every_parameter_towards_zero():

@@ -220,6 +220,36 @@ class ComposedEngine:
             losses[i] = self._backward(grads, params, batch).mean()
             self.kernels.adamw_step(params, m, v, grads, len(params), rate, *adam, first_step + i)
 
+    def update(self, params, m, v, grads, lr, adam, step, divisor=1.0, max_norm=0.0):
+        """One step of AdamW with what `backward` has added to grads.
+
+        Parameters
+        ----------
+        params, m, v, grads : arrays [P]
+            Updated in place; grads become 0.
+        lr : float
+        adam : (beta1, beta2, eps, weight_decay)
+        step : int
+            Adam's number of this step, from 1.
+        divisor : float
+            The gradient is grads / divisor, as for the mean over so many batches.
+        max_norm : float
+            A gradient of a larger Euclidean norm is scaled down to this one; 0 for none.
+
+        Returns
+        -------
+        norm : float
+            The gradient's, before it is clipped; 0 where max_norm is 0.
+        """
+        # not BLAS, whose sum depends on its threads
+        squares = np.einsum("i,i->", grads, grads, dtype=np.float64) if max_norm else 0.0
+        norm = float(np.sqrt(squares)) / divisor
+        factor = max_norm / norm if norm > max_norm else 1
+        grads *= grads.dtype.type(factor / divisor)
+        self.kernels.adamw_step(params, m, v, grads, len(params), lr, *adam, step)
+        grads[...] = 0
+        return norm
+
     def decoder(self, params):
         """A `Decoder` of these parameters (it keeps views, so do not change them while decoding)."""
         return Decoder(self, params)

@@ -195,6 +195,47 @@ cdef class Engine:
         self.check(bad, tokens, starts, lengths)
         return np.asarray(losses)
 
+    def update(self, params, m, v, grads, double lr, adam, int64_t step, double divisor=1.0, double max_norm=0.0):
+        """One step of AdamW with what `backward` has added to grads.
+
+        Parameters
+        ----------
+        params, m, v, grads : dtype [P]
+            Updated in place; grads become 0.
+        lr : float
+        adam : (beta1, beta2, eps, weight_decay)
+        step : int
+            Adam's count of this step, from 1.
+        divisor : float
+            The gradient is grads / divisor, as for the mean over so many batches.
+        max_norm : float
+            A gradient of a larger Euclidean norm is scaled down to this one; 0 for none.
+
+        Returns
+        -------
+        norm : float
+            The gradient's, before it is clipped; 0 where max_norm is 0.
+
+        Raises
+        ------
+        ValueError
+            With exact numerics.
+        """
+        cdef mgf_adam constants = mgf_adam(adam[0], adam[1], adam[2], adam[3])
+        cdef void *p = self.flat(params, True, "params")
+        cdef void *first = self.flat(m, True, "m")
+        cdef void *second = self.flat(v, True, "v")
+        cdef void *g = self.flat(grads, True, "grads")
+        cdef double norm
+        if self.exact != NULL:
+            raise ValueError("exact numerics have no updates of their own, only train_steps")
+        with nogil:
+            if self.f32 != NULL:
+                norm = self.f32.gpt_update(<float *> p, <float *> first, <float *> second, <float *> g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
+            else:
+                norm = self.f64.gpt_update(<double *> p, <double *> first, <double *> second, <double *> g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
+        return norm
+
     def decoder(self, params):
         """A Decoder for these parameters [P]; make a new one when they change."""
         return Decoder(self, params)

@@ -30,6 +30,7 @@ from .numba_layers import (
     rmsnorm_rows_backward,
 )
 from .numba_simd import is_null, lanes, load_partial, pointer, stack, store_partial, sum_lanes, zeros
+from .numba_update import gpt_update  # noqa: F401
 
 HAS_EXACT = False
 
@@ -286,7 +287,7 @@ def adamw_step(p, m, v, g, n, lr, beta1, beta2, eps, weight_decay, step):
     # m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2
     # p -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * p)
     p, m, v, g = pointer(p, g), pointer(m, g), pointer(v, g), pointer(g, g)
-    adam(p, m, v, g, n, lr, beta1, beta2, eps, weight_decay, step)
+    adam(p, m, v, g, 1.0, n, lr, beta1, beta2, eps, weight_decay, step)
 
 
 class Engine(JitEngine):

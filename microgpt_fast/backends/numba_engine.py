@@ -93,6 +93,13 @@ class JitEngine(ComposedEngine):
             self._check(*batch)
         losses[:k] = computed
 
+    def update(self, params, m, v, grads, lr, adam, step, divisor=1.0, max_norm=0.0):
+        named = ((params, "params"), (m, "m"), (v, "v"), (grads, "grads"))
+        tensors = [self.flat(array, name) for array, name in named]
+        return self.kernels.gpt_update(
+            *tensors, float(lr), *map(float, adam), int(step), float(divisor), float(max_norm)
+        )
+
     def decoder(self, params):
         """A `JitDecoder` of these parameters (it keeps a view, so do not change them while decoding)."""
         return JitDecoder(self, params)

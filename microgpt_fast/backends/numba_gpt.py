@@ -413,7 +413,7 @@ def gpt_train_steps(
         _forward(w, s, rows, N, B, at)
         _backward(w, s, rows, N, B, STORE, grads, at)
         losses[step] = document_losses(pointer(None, losses), s, lengths + step * B, B, at)
-        adam(w, m, v, grads, parameters, lr[step], beta1, beta2, eps, weight_decay, first_step + step)
+        adam(w, m, v, grads, 1.0, parameters, lr[step], beta1, beta2, eps, weight_decay, first_step + step)
     denormals_restore(before)
     return -1
 

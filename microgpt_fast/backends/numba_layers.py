@@ -141,12 +141,13 @@ def _adam_vector(p, m, v, g, i, count, beta1, beta2, rate, epsilon, keep):
 
 
 @helper
-def adam(p, m, v, g, size, lr, beta1, beta2, eps, weight_decay, step):
-    """p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon): the corrections 1 - beta^step of both
-    moments are in rate and epsilon"""
+def adam(p, m, v, g, scale, size, lr, beta1, beta2, eps, weight_decay, step):
+    """AdamW with the gradient scale g; p = p (1 - lr weight_decay) - rate m / (sqrt(v) + epsilon): the
+    corrections 1 - beta^step of both moments are in rate and epsilon"""
     n = lanes(p)
     root = math.sqrt(1 - beta2**step)
     rate, epsilon, keep = lr * root / (1 - beta1**step), eps * root, 1 - lr * weight_decay
     for i in range(0, size, n):
         count = min(n, size - i)
-        _adam_vector(p, m, v, load_partial(g, i, count), i, count, beta1, beta2, rate, epsilon, keep)
+        d = load_partial(g, i, count) * scale
+        _adam_vector(p, m, v, d, i, count, beta1, beta2, rate, epsilon, keep)

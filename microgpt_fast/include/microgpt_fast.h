@@ -63,7 +63,7 @@ typedef struct {
  * at the end of mgf_api: `size` says how many bytes of it there are. The struct stays where it is for the life of the
  * process. Its tables are those of the instruction set in use, which changes them: read them anew at every call.
  */
-#define MGF_ABI_VERSION 2
+#define MGF_ABI_VERSION 3
 #define MGF_API_CAPSULE "microgpt_fast.c_api"
 
 typedef struct {

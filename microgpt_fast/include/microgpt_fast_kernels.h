@@ -87,11 +87,17 @@ MGF_MODEL(void, gpt_decode, (real *logits, int32_t token, ptrdiff_t position, co
 MGF_MODEL(ptrdiff_t, gpt_generate, (int32_t *sample, mgf_random *random, const real *params, int32_t bos, double temperature, const mgf_config *config, void *decoder))
 #undef MGF_MODEL
 
-/* Many streams at once, in fast numerics alone (not in mgf_exact). Their memory is for B streams. */
-#define MGF_STREAMS KERNEL
-MGF_STREAMS(size_t, gpt_streams_size, (const mgf_config *config, ptrdiff_t B))
-MGF_STREAMS(void, gpt_streams_init, (void *streams, const real *params, ptrdiff_t B, const mgf_config *config))
+/* In fast numerics alone (not in mgf_exact). */
+#define MGF_FAST KERNEL
+/* adamw_step for gradients that gpt_backward has added up over `divisor` batches, clipped; then grads = 0.
+ * norm = |grads| / divisor,  g = grads / divisor * (max_norm / norm where norm > max_norm > 0, else 1)
+ * Returns norm; 0 where max_norm is 0. The bits do not depend on the number of threads. */
+MGF_FAST(double, gpt_update, (real *params, real *m, real *v, real *grads, double lr, const mgf_adam *adam, int64_t step, double divisor, double max_norm, const mgf_config *config, mgf_pool *pool))
+
+/* Many streams at once. Their memory is for B streams. */
+MGF_FAST(size_t, gpt_streams_size, (const mgf_config *config, ptrdiff_t B))
+MGF_FAST(void, gpt_streams_init, (void *streams, const real *params, ptrdiff_t B, const mgf_config *config))
 /* logits [n, V] that follow tokens[i] at positions[i] of stream slots[i], n <= B different streams; positions must come in
  * order from 0. A stream's bits depend neither on the other streams nor on the number of threads. */
-MGF_STREAMS(void, gpt_streams_decode, (real *logits, const int32_t *slots, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B, const mgf_config *config, void *streams, mgf_pool *pool))
-#undef MGF_STREAMS
+MGF_FAST(void, gpt_streams_decode, (real *logits, const int32_t *slots, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B, const mgf_config *config, void *streams, mgf_pool *pool))
+#undef MGF_FAST
