@@ -24,7 +24,7 @@ INLINE matrix plain(const real *data, ptrdiff_t ld) { return (matrix){data, ld, 
 INLINE matrix packed(const real *data, ptrdiff_t K) { return (matrix){data, 0, PANEL * K}; }
 
 /* rows [row, end) of one panel, in tiles of nearly equal height */
-INLINE void gemm_panel(tile_arguments t, int transposed, ptrdiff_t rows, ptrdiff_t columns) {
+INLINE void gemm_panel(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     int vectors = (int)((columns + VL - 1) / VL);
     int partial = columns % VL != 0;
     t.last = partial ? (int)(columns % VL) : VL;
@@ -32,8 +32,8 @@ INLINE void gemm_panel(tile_arguments t, int transposed, ptrdiff_t rows, ptrdiff
     ptrdiff_t height = rows / tiles, taller = rows % tiles;
     for (ptrdiff_t i = 0; i < tiles; i++) {
         ptrdiff_t h = height + (i < taller);
-        tile_functions[vectors - 1][h - 1][transposed][partial](&t);
-        t.a += transposed ? h : h * t.ld_a;
+        tile_functions[vectors - 1][h - 1][partial](&t);
+        t.a += t.transposed ? h : h * t.ld_a;
         t.c += h * t.ld_c;
         t.aux += h * t.ld_aux;
     }
@@ -48,12 +48,12 @@ static void gemm_aux(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, p
         for (ptrdiff_t j = 0; j < N; j += PANEL) {
             ptrdiff_t columns = min_of(PANEL, N - j);
             tile_arguments t = {
-                .K = K, .a = transposed ? a + i : a + i * ld_a, .ld_a = ld_a,
+                .K = K, .a = transposed ? a + i : a + i * ld_a, .ld_a = ld_a, .transposed = transposed,
                 .b = b.data + j / PANEL * b.panel, .ld_b = b.ld ? b.ld : padded(columns),
                 .c = c + i * ld_c + j, .ld_c = ld_c,
                 .mode = mode, .aux = aux ? aux + i * ld_aux + j * aux_step : c, .ld_aux = aux ? ld_aux : 0,
             };
-            gemm_panel(t, transposed, min_of(block, M - i), columns);
+            gemm_panel(t, min_of(block, M - i), columns);
         }
     }
 }

@@ -16,21 +16,24 @@ enum {
     ROW_VECTORS = WIDEST / VL,
 };
 
-/* y = w x for w [O, K], packed transposed; term k goes into sum k modulo `sums` */
+/* y [vectors VL] = w x for a panel w [K, vectors VL]; term k goes into sum k modulo `sums` */
+INLINE void panel_product(const int K, const int vectors, vec y[], const real *x, const real *w) {
+    const int sums = vectors == 1 ? CHAINS : vectors == 2 ? CHAINS / 2 : CHAINS / 4;
+    vec sum[CHAINS][TILE_VECTORS];
+    UNROLL for (int i = 0; i < sums; i++) UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
+    for (int k = 0; k < K; k += sums, x += sums, w += sums * vectors * VL)
+        UNROLL for (int i = 0; i < sums; i++)
+            UNROLL for (int j = 0; j < vectors; j++)
+                sum[i][j] += splat(x[i]) * load(w + (i * vectors + j) * VL);
+    UNROLL for (int i = sums - 1; i; i--) UNROLL for (int j = 0; j < vectors; j++) sum[(i - 1) / 2][j] += sum[i][j];
+    UNROLL for (int j = 0; j < vectors; j++) y[j] = sum[0][j];
+}
+
+/* y [O] = w x for w [O, K], packed transposed. The panels are a loop: unrolled, they would make half of the unit's code. */
 INLINE void product(const int K, const int O, vec y[], const real *x, const real *w) {
-    UNROLL for (int panel = 0; panel < O / VL; panel += TILE_VECTORS) {
-        const int vectors = O / VL - panel < TILE_VECTORS ? O / VL - panel : TILE_VECTORS;
-        const int sums = vectors == 1 ? CHAINS : vectors == 2 ? CHAINS / 2 : CHAINS / 4;
-        vec sum[CHAINS][TILE_VECTORS];
-        UNROLL for (int i = 0; i < sums; i++) UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
-        for (int k = 0; k < K; k += sums, x += sums, w += sums * vectors * VL)
-            UNROLL for (int i = 0; i < sums; i++)
-                UNROLL for (int j = 0; j < vectors; j++)
-                    sum[i][j] += splat(x[i]) * load(w + (i * vectors + j) * VL);
-        x -= K;
-        UNROLL for (int i = sums - 1; i; i--) UNROLL for (int j = 0; j < vectors; j++) sum[(i - 1) / 2][j] += sum[i][j];
-        UNROLL for (int j = 0; j < vectors; j++) y[panel + j] = sum[0][j];
-    }
+    const int whole = O / PANEL * TILE_VECTORS, rest = O / VL - whole;
+    for (int j = 0; j < whole; j += TILE_VECTORS) panel_product(K, TILE_VECTORS, y + j, x, w + j * VL * K);
+    if (rest) panel_product(K, rest, y + whole, x, w + whole * VL * K);
 }
 
 /* (mean(x^2) + eps)^(-1/2) of a row */

@@ -78,12 +78,12 @@ INLINE void store_n(real *p, vec x, int n) { n == VL ? store(p, x) : _mm256_mask
 INLINE vec load_n(const real *p, int n) {
     if (n == VL) return load(p);
     vec x = {0};
-    for (int lane = 0; lane < n; lane++) x[lane] = p[lane];
+    UNROLL for (int lane = 0; lane < VL - 1; lane++) if (lane < n) x[lane] = p[lane];
     return x;
 }
 INLINE void store_n(real *p, vec x, int n) {
     if (n == VL) store(p, x);
-    else for (int lane = 0; lane < n; lane++) p[lane] = x[lane];
+    else UNROLL for (int lane = 0; lane < VL - 1; lane++) if (lane < n) p[lane] = x[lane];
 }
 #endif
 

@@ -25,6 +25,7 @@ typedef struct {
     ptrdiff_t K;
     const real *a;
     ptrdiff_t ld_a;
+    int transposed;
     const real *b;
     ptrdiff_t ld_b;
     real *c;
@@ -52,14 +53,13 @@ INLINE void tile_store(real *p, vec x, const int partial, int last) {
     else store(p, x);
 }
 
-INLINE void tile(const int rows, const int vectors, const int transposed, const int partial, const tile_arguments *t) {
-    vec x[TILE_ROWS][4];
+/* x [rows, vectors] += sum over k */
+INLINE void tile_sums(const int rows, const int vectors, const int transposed, const int partial, vec x[TILE_ROWS][4],
+                      const tile_arguments *t) {
     const real *a = t->a, *b = t->b;
     const ptrdiff_t ld_a = t->ld_a, ld_b = t->ld_b, K = t->K;
     /* four row pointers, three rows from each: addresses that need no instruction of their own */
     const real *a0 = a, *a1 = a + 3 * ld_a, *a2 = a + 6 * ld_a, *a3 = a + 9 * ld_a;
-
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
     for (ptrdiff_t k = 0; k < K; k++) {
         if (transposed) __builtin_prefetch(a + 32 * ld_a); /* rows of A lie too far apart for the hardware to foresee */
         vec row[4];
@@ -73,6 +73,13 @@ INLINE void tile(const int rows, const int vectors, const int transposed, const 
         if (transposed) a += ld_a;
         else a0++, a1++, a2++, a3++;
     }
+}
+
+INLINE void tile(const int rows, const int vectors, const int partial, const tile_arguments *t) {
+    vec x[TILE_ROWS][4];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
+    if (t->transposed) tile_sums(rows, vectors, 1, partial, x, t);
+    else tile_sums(rows, vectors, 0, partial, x, t);
 
 #define FOR_TILE(expression)                                                                     \
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) {             \
@@ -96,20 +103,16 @@ INLINE void tile(const int rows, const int vectors, const int transposed, const 
 #undef AUX_ELEMENT
 }
 
-#define TILE(rows, vectors)                                                                                          \
-    NOINLINE void tile_##rows##x##vectors(const tile_arguments *t) { tile(rows, vectors, 0, 0, t); }                 \
-    NOINLINE void tile_##rows##x##vectors##_partial(const tile_arguments *t) { tile(rows, vectors, 0, 1, t); }       \
-    NOINLINE void tile_##rows##x##vectors##_transposed(const tile_arguments *t) { tile(rows, vectors, 1, 0, t); }    \
-    NOINLINE void tile_##rows##x##vectors##_transposed_partial(const tile_arguments *t) { tile(rows, vectors, 1, 1, t); }
+#define TILE(rows, vectors)                                                                                  \
+    NOINLINE void tile_##rows##x##vectors(const tile_arguments *t) { tile(rows, vectors, 0, t); }            \
+    NOINLINE void tile_##rows##x##vectors##_partial(const tile_arguments *t) { tile(rows, vectors, 1, t); }
 #define TILES_TO_6(vectors) \
     TILE(1, vectors) TILE(2, vectors) TILE(3, vectors) TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
 #define TILES_TO_8(vectors) TILES_TO_6(vectors) TILE(7, vectors) TILE(8, vectors)
 #define TILES_TO_12(vectors) \
     TILES_TO_8(vectors) TILE(9, vectors) TILE(10, vectors) TILE(11, vectors) TILE(12, vectors)
 
-#define NAME(rows, vectors)                                                               \
-    {{tile_##rows##x##vectors, tile_##rows##x##vectors##_partial},                        \
-     {tile_##rows##x##vectors##_transposed, tile_##rows##x##vectors##_transposed_partial}}
+#define NAME(rows, vectors) {tile_##rows##x##vectors, tile_##rows##x##vectors##_partial}
 #define NAMES_TO_6(v) NAME(1, v), NAME(2, v), NAME(3, v), NAME(4, v), NAME(5, v), NAME(6, v)
 #define NAMES_TO_8(v) NAMES_TO_6(v), NAME(7, v), NAME(8, v)
 #define NAMES_TO_12(v) NAMES_TO_8(v), NAME(9, v), NAME(10, v), NAME(11, v), NAME(12, v)
@@ -123,8 +126,8 @@ TILES_TO_6(4)
 TILES_TO_6(2)
 #endif
 
-/* [vectors - 1][rows - 1][transposed][partial] */
-static tile_function *const tile_functions[TILE_VECTORS][TILE_ROWS][2][2] = {
+/* [vectors - 1][rows - 1][partial] */
+static tile_function *const tile_functions[TILE_VECTORS][TILE_ROWS][2] = {
     {NAMES_TO_12(1)},
 #if VECTOR_REGISTERS == 32
     {NAMES_TO_12(2)},

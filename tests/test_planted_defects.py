@@ -101,7 +101,8 @@ class Build:
             copy(ROOT / name, folder / name)
         for built in (folder / BACKEND).parent.glob("*.so"):
             built.unlink()
-        self.call("generate the Cython module's C", sys.executable, "setup.py", "--name")
+        self.call("generate the declarations", sys.executable, "setup.py", "--name")
+        self.call("generate the module's C", sys.executable, "-m", "cython", "-3", f"{BACKEND}.pyx")
         self.units = {f"{BACKEND}.c": [f"-I{sysconfig.get_path('include')}", "-w"]}
         for source, flags in UNITS:
             if source.startswith("csrc"):
