@@ -61,8 +61,6 @@ INLINE void store_sums(const int R, real *to, vec x[MICRO_ROWS]) {
 /* to[i] = expression of statistics at i, for whole vectors that cover R rows */
 #define STATISTICS(to, expression) UNROLL for (int i = 0; i < R; i += VL) store((to) + i, expression)
 
-
-
 /* h = x rstd,  rstd = (mean x^2 + eps)^(-1/2), for rows of x and their sums of squares */
 INLINE void micro_normalise(const int C, const int R, real *h, real *rstd, const real *x, vec squares[]) {
     const int M = C / VL;

@@ -134,6 +134,34 @@ def test_training_is_the_reference(backend, setting, trained):
         assert_tensors_close(got, tensors, config, 1e-8)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-3), (np.float64, 1e-11)])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n_head", [1, 2, 4])
+def test_scores_whose_exponentials_overflow(backend, n_head, sign, dtype, tolerance):
+    """Training steps of narrow models leave the maximum in the softmax out where scores are small."""
+    config = GPTConfig(27, n_embd=16, n_head=n_head, block_size=16)
+    random = np.random.default_rng(1)
+    params, first = random.normal(0, 0.05, config.num_params).astype(dtype), 0
+    for name, (rows, columns) in config.shapes().items():
+        matrix = params[first : first + rows * columns].reshape(rows, columns)
+        if name == "wte":  # tokens that differ little: so do their scores, which are about +-100
+            matrix += 1
+        if name.endswith(("attn_wq", "attn_wk")):
+            np.fill_diagonal(matrix, 5 * n_head**0.25 * (sign if name.endswith("wq") else 1))
+        first += rows * columns
+    tokens = random.integers(0, 27, 40).astype(np.int32)
+    batch = tokens, np.array([0, 17]), np.array([16, 13], np.int32)
+    engine = backend.Engine(config, dtype)
+    grads, m, v, losses = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params), np.empty(1)
+    wanted = engine.backward(grads, params, *batch)
+    before = params.copy()
+    engine.train_steps(losses, params, m, v, *batch, 2, np.zeros(1), (0.5, 0.99, 1e-8, 0.0), 1)
+    assert np.isfinite(grads).all()
+    assert losses[0] == pytest.approx(wanted.mean(), rel=tolerance)
+    assert_tensors_close(2 * m, grads, config, tolerance)
+    assert np.array_equal(params, before)
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     # from zero-initialised matrices on, Adam enlarges what rounding leaves of tiny gradients
