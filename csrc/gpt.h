@@ -35,11 +35,11 @@ INLINE ptrdiff_t blocks_of(ptrdiff_t n, ptrdiff_t block) { return (n + block - 1
 INLINE row_range block_at(ptrdiff_t item, ptrdiff_t n, ptrdiff_t block) {
     return (row_range){item * block, min_of(block, n - item * block)};
 }
-/* Rows of the batch are cut into nearly equal blocks: for several threads into two each at least, down to blocks of a
- * size that still fills tiles. */
+/* Rows of the batch are cut into nearly equal blocks: as many for each thread, and two at least, as long as blocks are of
+ * a size that still fills tiles. */
 INLINE ptrdiff_t row_block_size(const gpt *g) {
-    ptrdiff_t for_threads = g->threads > 1 ? min_of(2 * g->threads, blocks_of(g->N, ROW_BLOCK / 4)) : 1;
-    return blocks_of(g->N, max_of(for_threads, blocks_of(g->N, ROW_BLOCK)));
+    ptrdiff_t each = max_of(2, blocks_of(g->N, ROW_BLOCK * g->threads));
+    return g->threads == 1 ? blocks_of(g->N, blocks_of(g->N, ROW_BLOCK)) : max_of(ROW_BLOCK / 4, blocks_of(g->N, each * g->threads));
 }
 INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, row_block_size(g)); }
 INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, row_block_size(g)); }
@@ -106,7 +106,8 @@ static void loss_rows(gpt *g, row_range r) {
 typedef struct {
     gpt *g;
     ptrdiff_t layer;
-    ptrdiff_t chunk;
+    ptrdiff_t chunk; /* pairs that make an item */
+    ptrdiff_t items; /* of layer_gradients */
 } phase;
 
 static void forward_rows(void *context, ptrdiff_t item) {
@@ -166,7 +167,7 @@ static void pack_block(void *context, ptrdiff_t item) {
 
 static void forward(gpt *g, mgf_pool *pool) {
     g->threads = mgf_pool_threads(pool);
-    phase p = {g, 0, heads_per_item(g)};
+    phase p = {.g = g, .chunk = heads_per_item(g)};
     mgf_pool_run(pool, weight_blocks(g, 0, weight_count(g)), pack_block, &p);
     for (p.layer = 0; p.layer <= g->L; p.layer++) {
         mgf_pool_run(pool, row_blocks(g), forward_rows, &p);
@@ -234,13 +235,14 @@ static void head_gradient(void *context, ptrdiff_t item) {
     weight w = weight_at(g, 0);
     weight_gradient(g, w, block_at(item, w.O, WEIGHT_BLOCK), g->logits, g->ld_v, g->x, g->ld_c);
 }
+/* from the layer's last weight to its first: fc2's rows are the longest, and a long item at the end keeps threads waiting */
 static void layer_gradients(void *context, ptrdiff_t item) {
     phase *p = context;
     gpt *g = p->g;
     layer_activations y = activations(g, p->layer);
     ptrdiff_t first = 1 + p->layer * MATRICES;
     row_range r;
-    weight w = weight_block(g, item, first, &r);
+    weight w = weight_block(g, p->items - 1 - item, first, &r);
     if (w.at == weight_at(g, first + QKV).at) weight_gradient(g, w, r, g->dqkv, g->ld_3c, y.h1, g->ld_c);
     else if (w.at == weight_at(g, first + WO).at) weight_gradient(g, w, r, g->dx1, g->ld_c, y.o, g->ld_c);
     else if (w.at == weight_at(g, first + FC1).at) weight_gradient(g, w, r, g->df, g->ld_f, y.h2, g->ld_c);
@@ -259,14 +261,15 @@ static void embedding_gradients(gpt *g) {
 }
 
 static void backward(gpt *g, mgf_pool *pool) {
-    phase p = {g, 0, heads_per_item(g)};
+    phase p = {.g = g, .chunk = heads_per_item(g)};
     for (p.layer = g->L - 1; p.layer >= -1; p.layer--) {
         mgf_pool_run(pool, row_blocks(g), backward_rows, &p);
         if (p.layer == g->L - 1) mgf_pool_run(pool, blocks_of(g->V, WEIGHT_BLOCK), head_gradient, &p);
         if (p.layer < 0) break;
         mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), backward_heads, &p);
         ptrdiff_t first = 1 + p.layer * MATRICES;
-        mgf_pool_run(pool, weight_blocks(g, first, first + MATRICES), layer_gradients, &p);
+        p.items = weight_blocks(g, first, first + MATRICES);
+        mgf_pool_run(pool, p.items, layer_gradients, &p);
     }
     embedding_gradients(g);
 }
