@@ -138,4 +138,11 @@ static size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
     return a.used + 64;
 }
 
+/* rows of a batch of B documents */
+INLINE ptrdiff_t rows_in(const int32_t *lengths, ptrdiff_t B) {
+    ptrdiff_t rows = 0;
+    for (ptrdiff_t b = 0; b < B; b++) rows += lengths[b];
+    return rows;
+}
+
 #endif

@@ -1,9 +1,8 @@
 /* Training steps of a narrow model (n_embd 16 or 32, head_dim 4, 8 or 16): the mathematics of gpt.h with constant sizes.
  *
- * A step has two phases. First groups of documents pass through the model and back, as far as the gradients of
- * activations; then blocks of weights take their gradient from all rows of the batch and move (micro_update.h). Items of
- * a phase are independent, and no sum depends on how rows are cut into groups and tiles: the bits are the same for any
- * number of threads. So are they for any number of steps a call.
+ * A step has two phases. First groups of documents pass through the model and back; then blocks of weights take their
+ * gradient and move (micro_update.h). Items of a phase are independent, and which rows are summed together depends on the
+ * batch alone: the bits are the same for any number of threads. So are they for any number of steps a call.
  */
 #ifndef MGF_MICRO_H
 #define MGF_MICRO_H
@@ -47,6 +46,7 @@ static void micro_give_back(micro *g, real *params, real *m, real *v) {
 static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, const int64_t *starts, const int32_t *lengths,
                              ptrdiff_t B) {
     const ptrdiff_t Q = micro_queries(g->D), H = g->H;
+    const ptrdiff_t N = rows_in(lengths, B), parts = micro_groups(N);
     ptrdiff_t row = 0, p_at = 0, groups = 0, group_row = 0;
     g->B = B, g->cu_seqlens[0] = 0, g->group[0].first = 0;
     for (ptrdiff_t b = 0; b < B; b++) {
@@ -62,7 +62,7 @@ static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, cons
         g->cu_seqlens[b + 1] = (int32_t)row;
         g->p_at[b] = p_at;
         p_at += (n + Q - 1) / Q * Q * (n + 1) * H;
-        if (row - group_row >= MICRO_GROUP || b == B - 1) {
+        if (b == B - 1 || row * parts / N != group_row * parts / N) {
             g->group[groups++].end = b + 1;
             if (b < B - 1) g->group[groups].first = b + 1;
             group_row = row;
@@ -73,6 +73,7 @@ static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, cons
         g->row_weight[i + (groups - 1) * VL] = 0;
     }
     g->N = row, g->groups = groups;
+    g->shares = row < MICRO_ALONE ? 0 : min_of(groups, MICRO_SHARES);
 }
 
 /* ---- first phase */
@@ -82,7 +83,7 @@ typedef struct {
     const micro_row_functions *rows; /* [R - 1] */
     micro_attention_function *attention, *attention_backward;
     adam_constants adam;
-    ptrdiff_t chunk; /* units of the second phase that make an item */
+    ptrdiff_t embedding_units, chunk; /* the second phase's items: blocks of embeddings, then chunks of units */
 } micro_phase;
 
 /* The group's rows in tiles of nearly equal height: one function for the higher ones, one for the others. Where there is
@@ -124,8 +125,7 @@ static void micro_losses(const micro *g, ptrdiff_t group) {
     }
 }
 
-static void micro_group_item(void *context, ptrdiff_t group) {
-    const micro_phase *p = context;
+static void micro_pass(const micro_phase *p, ptrdiff_t group) {
     const micro *g = p->g;
     const micro_group documents = g->group[group];
     micro_tiling t = tile_rows_of(p, group);
@@ -145,13 +145,26 @@ static void micro_group_item(void *context, ptrdiff_t group) {
     micro_losses(g, group);
 }
 
+/* all groups of a small batch, or those of a share, with the sums of their weights' gradients */
+static void micro_pass_item(void *context, ptrdiff_t item) {
+    const micro_phase *p = context;
+    const micro *g = p->g;
+    const ptrdiff_t items = max_of(1, g->shares), begin = item * g->groups / items, end = (item + 1) * g->groups / items;
+    for (ptrdiff_t group = begin; group < end; group++) {
+        micro_pass(p, group);
+        if (g->shares)
+            micro_share_gradients(g, g->share_grads + item * g->P, g->cu_seqlens[g->group[group].first],
+                                  g->cu_seqlens[g->group[group].end], group > begin);
+    }
+}
+
 /* ---- second phase */
 
 static void micro_update_item(void *context, ptrdiff_t item) {
     const micro_phase *p = context;
-    const ptrdiff_t units = (p->g->units + p->chunk - 1) / p->chunk;
-    if (item < units) micro_update_units(p->g, item * p->chunk, min_of((item + 1) * p->chunk, p->g->units), &p->adam);
-    else micro_update_embeddings(p->g, item - units, &p->adam);
+    const ptrdiff_t first = (item - p->embedding_units) * p->chunk;
+    if (item < p->embedding_units) micro_update_embeddings(p->g, item, &p->adam);
+    else micro_update_units(p->g, first, min_of(first + p->chunk, p->g->units), &p->adam);
 }
 
 /* ---- steps */
@@ -168,11 +181,7 @@ static micro_phase micro_functions(micro *g) {
 
 static ptrdiff_t rows_of_largest_batch(const int32_t *lengths, ptrdiff_t k, ptrdiff_t B) {
     ptrdiff_t largest = 0;
-    for (ptrdiff_t step = 0; step < k; step++) {
-        ptrdiff_t rows = 0;
-        for (ptrdiff_t b = 0; b < B; b++) rows += lengths[step * B + b];
-        largest = max_of(largest, rows);
-    }
+    for (ptrdiff_t step = 0; step < k; step++) largest = max_of(largest, rows_in(lengths + step * B, B));
     return largest;
 }
 
@@ -184,14 +193,14 @@ static void micro_train_steps(double *losses, real *params, real *m, real *v, co
     micro_lay_out(&g, config, rows_of_largest_batch(lengths, k, B), B, workspace);
     micro_take_in(&g, params, m, v);
     micro_phase p = micro_functions(&g);
-    const ptrdiff_t embedding_units = (config->vocab_size + g.T + EMBEDDING_UNIT - 1) / EMBEDDING_UNIT;
+    p.embedding_units = (config->vocab_size + g.T + EMBEDDING_UNIT - 1) / EMBEDDING_UNIT;
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
         micro_pack_batch(&g, adam_scale(adam->beta2), tokens, starts, lengths, B);
         mgf_pool *threads = g.N < MICRO_ALONE ? NULL : pool;
-        mgf_pool_run(threads, g.groups, micro_group_item, &p);
+        mgf_pool_run(threads, max_of(1, g.shares), micro_pass_item, &p);
         p.adam = adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step);
-        p.chunk = g.N < MICRO_ALONE ? g.units : 1;
-        mgf_pool_run(threads, (g.units + p.chunk - 1) / p.chunk + embedding_units, micro_update_item, &p);
+        p.chunk = threads ? (g.units + 2 * mgf_pool_threads(threads) - 1) / (2 * mgf_pool_threads(threads)) : g.units;
+        mgf_pool_run(threads, p.embedding_units + (g.units + p.chunk - 1) / p.chunk, micro_update_item, &p);
         double sum = 0;
         for (ptrdiff_t b = 0; b < B; b++) sum += g.document_loss[b];
         losses[step] = sum / (double)B;

@@ -15,8 +15,9 @@ enum {
     MICRO_ROWS = VECTOR_REGISTERS == 32 ? 8 : 4, /* of a tile: what the registers hold */
     MICRO_KEYS = 64,                             /* longer blocks take the streaming attention */
     SAFE_SCORE = 60,                             /* exp(x), and sums of it, are far from 0 and infinity for |x| up to it */
-    MICRO_GROUP = 64,                            /* rows that one item of the first phase has, at least */
+    MICRO_GROUP = 64,                            /* rows that pass through the model together, about */
     MICRO_ALONE = 128,                           /* batches with fewer rows are not worth waking a thread for */
+    MICRO_SHARES = 8,                            /* of a larger batch, at most: groups that one item of the first phase has */
     V_PAD = 16,
     /* a unit of the second phase: VL rows of a weight, UNIT_VECTORS vectors of its columns */
     BLOCK_ROWS = VL < 8 ? VL : 8, /* of a unit that are summed at a time: 8 vectors, as many chains of multiply-adds */
@@ -59,6 +60,7 @@ typedef struct {
     ptrdiff_t L, C, H, D, V, T, P;    /* V padded; P: parameters with this padding */
     ptrdiff_t N, B;                   /* rows and documents of the batch at hand */
     ptrdiff_t groups, units;
+    ptrdiff_t shares;                 /* of the groups, whose gradients of weights are summed apart; 0 in small batches */
 
     int32_t *tokens, *targets, *positions;       /* [N] */
     int32_t *cu_seqlens;                         /* [B + 1] */
@@ -69,6 +71,7 @@ typedef struct {
 
     real *params, *m, *v, *transposed;           /* [P] wte, wpe; lm_head; layers */
     real *embedding_grads;                       /* [V + T, C], 0 between steps */
+    real *share_grads;                           /* [shares, P], but for the embeddings */
     const real *wte, *wpe, *head;
     real *head_t;
     real *bias;                                  /* [V] 0, and -1e30 for the padding */
@@ -85,6 +88,11 @@ typedef struct {
 INLINE int micro_serves(const mgf_config *c) {
     ptrdiff_t C = c->n_embd, D = C / c->n_head;
     return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16);
+}
+
+/* parts that N rows are cut into, at the ends of documents: an even number, for two threads */
+INLINE ptrdiff_t micro_groups(ptrdiff_t N) {
+    return N <= MICRO_GROUP ? 1 : 2 * ((N + 2 * MICRO_GROUP - 1) / (2 * MICRO_GROUP));
 }
 
 /* queries that share a vector with the heads (micro_attention.h) */
@@ -110,13 +118,14 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     *g = (micro){.config = *c, .L = L, .C = C, .H = H, .D = C / H, .V = V, .T = T,
                  .P = embeddings + V * C + L * 12 * square};
     arena a = {workspace ? (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63) : NULL, 0};
-    const ptrdiff_t groups = N / MICRO_GROUP + 1, statistics = N + (groups + 1) * VL;
+    const ptrdiff_t groups = micro_groups(N), statistics = N + (groups + 1) * VL;
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
     g->p_at = take(&a, B, sizeof(ptrdiff_t)), g->group = take(&a, groups, sizeof(micro_group));
     g->row_weight = TAKE_REALS(&a, statistics), g->document_loss = take(&a, B, sizeof(double));
     g->params = TAKE_REALS(&a, g->P), g->m = TAKE_REALS(&a, g->P), g->v = TAKE_REALS(&a, g->P);
     g->transposed = TAKE_REALS(&a, g->P), g->embedding_grads = TAKE_REALS(&a, embeddings);
+    if (N >= MICRO_ALONE) g->share_grads = TAKE_REALS(&a, MICRO_SHARES * g->P);
     g->bias = TAKE_REALS(&a, V);
     g->rstd0 = TAKE_REALS(&a, statistics), g->largest = TAKE_REALS(&a, statistics);
     g->total = TAKE_REALS(&a, statistics), g->factor = TAKE_REALS(&a, statistics);

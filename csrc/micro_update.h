@@ -1,5 +1,9 @@
-/* The second phase of a narrow model's step: a block of a weight's gradient is summed over all rows of the batch in
- * registers, Adam moves the block, and its transpose is renewed while it is there. */
+/* Gradients of a narrow model's weights, and the second phase of a step: Adam moves the weights, block by block, and their
+ * transposes are renewed.
+ *
+ * In a small batch a block's gradient is summed over all rows in registers, and goes to Adam at once. A larger one is cut
+ * into shares, of which each sums its gradients in the first phase: activations then need not travel to another core.
+ */
 #ifndef MGF_MICRO_UPDATE_H
 #define MGF_MICRO_UPDATE_H
 
@@ -14,16 +18,28 @@ INLINE void transpose_unit(const micro *g, const micro_unit *u) {
 
 #define BLOCK_VECTORS UNROLL for (int i = 0; i < BLOCK_ROWS; i++) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
 
-/* dw = dy^T x over the rows of the batch, in ascending order */
-INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u, ptrdiff_t first, ptrdiff_t N) {
-    const real *dy = u->dy + first, *x = u->x;
+/* dw += dy^T x over rows [t, end), in ascending order, for rows of the weight from `row` of the unit on */
+INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u, ptrdiff_t row, ptrdiff_t t, ptrdiff_t end) {
     const ptrdiff_t ld_dy = u->ld_dy, ld_x = u->ld_x;
-    BLOCK_VECTORS dw[i][j] = (vec){0};
-    for (ptrdiff_t t = 0; t < N; t++, dy += ld_dy, x += ld_x) {
-        vec row[UNIT_VECTORS];
-        UNROLL for (int j = 0; j < UNIT_VECTORS; j++) row[j] = load(x + j * VL);
-        BLOCK_VECTORS dw[i][j] = splat(dy[i]) * row[j] + dw[i][j];
+    const real *dy = u->dy + row + t * ld_dy, *x = u->x + t * ld_x;
+    for (; t < end; t++, dy += ld_dy, x += ld_x) {
+        vec input[UNIT_VECTORS];
+        UNROLL for (int j = 0; j < UNIT_VECTORS; j++) input[j] = load(x + j * VL);
+        BLOCK_VECTORS dw[i][j] = splat(dy[i]) * input[j] + dw[i][j];
     }
+}
+
+/* the gradients of all weights from rows [first, end), stored as a share's first or added to it */
+static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, ptrdiff_t end, int adds) {
+    for (const micro_unit *u = g->unit; u < g->unit + g->units; u++)
+        for (ptrdiff_t row = 0; row < VL; row += BLOCK_ROWS) {
+            const ptrdiff_t ld = u->ld;
+            real *block = sums + u->at + row * ld;
+            vec dw[BLOCK_ROWS][UNIT_VECTORS];
+            BLOCK_VECTORS dw[i][j] = adds ? load(block + i * ld + j * VL) : (vec){0};
+            block_gradient(dw, u, row, first, end);
+            BLOCK_VECTORS store(block + i * ld + j * VL, dw[i][j]);
+        }
 }
 
 /* Units [first, end), block by block: the gradient, then Adam. The processor's unit that divides and takes roots is busy
@@ -37,7 +53,10 @@ INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const a
             const ptrdiff_t ld = u->ld, block = u->at + row * ld;
             real *p = g->params + block, *m = g->m + block, *v = g->v + block;
             vec dw[BLOCK_ROWS][UNIT_VECTORS];
-            block_gradient(dw, u, row, g->N);
+            BLOCK_VECTORS dw[i][j] = (vec){0};
+            if (!g->shares) block_gradient(dw, u, row, 0, g->N);
+            for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
+                BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
             BLOCK_VECTORS {
                 const ptrdiff_t at = i * ld + j * VL;
                 adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a, decays, i % ROOT_BY_STEPS == 0);

@@ -46,12 +46,6 @@ static void pack_batch(gpt *g, const int32_t *tokens, const int64_t *starts, con
     }
 }
 
-static ptrdiff_t rows_in(const int32_t *lengths, ptrdiff_t B) {
-    ptrdiff_t rows = 0;
-    for (ptrdiff_t b = 0; b < B; b++) rows += lengths[b];
-    return rows;
-}
-
 /* losses[b] = mean of the document's row losses; returns their mean */
 static double document_losses(const gpt *g, double *losses) {
     double sum = 0;
