@@ -87,8 +87,7 @@ static void score_keys(real *scores, const real *q, const real *keys, const real
 }
 
 /* row i attends to the keys of its stream, its own the last of them */
-static void attend_row(void *context, ptrdiff_t i) {
-    const phase *p = context;
+static void attend_row(const phase *p, ptrdiff_t i) {
     const decoder *d = (const decoder *)p->g;
     const gpt *g = p->g;
     layer_activations y = activations(g, p->layer);
@@ -108,18 +107,25 @@ static void attend_row(void *context, ptrdiff_t i) {
     }
 }
 
+/* a block of rows, from the embedding to the logits: streams need nothing of one another, so no thread waits for another */
+static void decode_rows(void *context, ptrdiff_t item) {
+    phase p = *(const phase *)context;
+    row_range r = rows_of(p.g, item);
+    for (p.layer = 0; p.layer <= p.g->L; p.layer++) {
+        forward_rows(&p, item);
+        for (ptrdiff_t i = r.first; p.layer < p.g->L && i < r.first + r.rows; i++) attend_row(&p, i);
+    }
+}
+
 /* g->logits [n, V] that follow the n streams' tokens */
 static void decode(decoder *d, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, mgf_pool *pool) {
     gpt *g = &d->g;
     memcpy(g->tokens, tokens, (size_t)n * sizeof *tokens);
     memcpy(g->positions, positions, (size_t)n * sizeof *positions);
     g->N = n;
-    g->threads = mgf_pool_threads(pool);
+    g->threads = mgf_pool_threads(pool), g->blocks_a_thread = 1; /* every block reads all weights */
     phase p = {.g = g};
-    for (p.layer = 0; p.layer <= g->L; p.layer++) {
-        mgf_pool_run(pool, row_blocks(g), forward_rows, &p);
-        if (p.layer < g->L) mgf_pool_run(pool, n, attend_row, &p);
-    }
+    mgf_pool_run(pool, row_blocks(g), decode_rows, &p);
 }
 
 #endif

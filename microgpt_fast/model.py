@@ -56,7 +56,7 @@ class GPT:
         self.train_config: TrainConfig | None = None
         self.backend = backends.load(backend)
         self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend)
-        self.threads = threads or default_threads(config, config.block_size)
+        self._threads = threads or default_threads(config, config.block_size)
         self._parameters = np.zeros(config.num_params, dtype)
         self._engine: Any = None
         self.tensors: dict[str, NDArray[Any]] = {}
@@ -68,6 +68,15 @@ class GPT:
     @property
     def parameters(self) -> NDArray[Any]:
         return self._parameters
+
+    @property
+    def threads(self) -> int:
+        """The threads that share the work. May be changed: the bits do not depend on it."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self._threads, self._engine = threads, None
 
     @property
     def engine(self) -> Any:

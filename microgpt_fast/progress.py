@@ -71,17 +71,20 @@ class Progress:
             self._peak = _peak_of(trainer.model)
         if self._peak:
             operations = operations_a_token(trainer.model.config, trainer.batches.longest)
-            parts.append(f"{rate * operations / self._peak:.0%} of peak")
+            parts.append(f"{rate * operations / self._peak / _cores_used(trainer.model):.0%} of peak")
         return " | ".join(parts)
 
 
 def _peak_of(model):
-    """Operations a second that the threads in use could do at best; 0 where that cannot be measured."""
+    """Operations a second that a core could do at best; 0 where that cannot be measured."""
     measure = getattr(model.backend, "measure_peak", None)
     if measure is None:
         return 0.0
-    threads = min(getattr(model.engine, "threads", 1), os.cpu_count() or 1)
-    return measure(model.parameters.dtype) * 1e9 * threads
+    return measure(model.parameters.dtype) * 1e9
+
+
+def _cores_used(model):
+    return min(getattr(model.engine, "threads", 1), os.cpu_count() or 1)
 
 
 def _bar_of(trainer):

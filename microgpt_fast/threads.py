@@ -6,6 +6,9 @@ from .config import GPTConfig
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
 OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
+OPERATIONS_TO_SHARE = 2_000_000  # in a step: with fewer, threads are not even tried
+TRIAL_SECONDS = 0.01  # that a chunk of steps takes at least, to count
+TRIAL_CHUNKS = 3  # with each number of threads
 
 
 def default_threads(config: GPTConfig, tokens: int) -> int:
@@ -23,9 +26,54 @@ def default_threads(config: GPTConfig, tokens: int) -> int:
     -------
     threads : int
     """
-    matrices = 12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd
-    busy = 6 * matrices * tokens // OPERATIONS_A_THREAD
+    busy = operations(config, tokens) // OPERATIONS_A_THREAD
     return 1 if busy <= 1 else min(busy, cores())
+
+
+def operations(config: GPTConfig, tokens: int) -> int:
+    """Multiplications and additions of a training step with so many tokens, in its products with weights."""
+    return 6 * (12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd) * tokens
+
+
+class Trial:
+    """Whether more threads are faster, tried while a model trains: its bits do not depend on it.
+
+    Parameters
+    ----------
+    model : GPT
+        Its number of threads is changed, and in the end is the faster one.
+    threads : int
+        To be tried besides the model's own number.
+    """
+
+    def __init__(self, model, threads):
+        self.model = model
+        self.times = {model.threads: [], threads: []}
+
+    @property
+    def is_over(self):
+        return all(len(times) >= TRIAL_CHUNKS for times in self.times.values())
+
+    def record(self, seconds, tokens):
+        """Take note of the time that some steps took, and of the tokens in them; choose the threads of the next."""
+        if self.is_over or seconds < TRIAL_SECONDS:
+            return
+        self.times[self.model.threads].append(seconds / tokens)
+        if self.is_over:
+            choice = min(self.times, key=lambda n: min(self.times[n]))
+        else:
+            choice = min(self.times, key=lambda n: len(self.times[n]))
+        if choice != self.model.threads:
+            self.model.threads = choice
+
+
+def trial_of(model, tokens):
+    """A trial of all cores, for a model whose steps have so many tokens; None where it would be of no use."""
+    most = cores()
+    if model.threads >= most or operations(model.config, tokens) < OPERATIONS_TO_SHARE:
+        return None
+    has_threads = hasattr(model.engine, "threads") and model.numerics != "exact"
+    return Trial(model, most) if has_threads else None
 
 
 def cores() -> int:

@@ -16,7 +16,7 @@ from .machine import check_memory
 from .model import GPT, resolve_numerics
 from .random_stream import seeded
 from .schedule import learning_rates
-from .threads import default_threads
+from .threads import default_threads, trial_of
 
 CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
 CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
@@ -104,14 +104,16 @@ class Trainer:
         self.batches = make_batches(self.corpus, config, model_config.block_size, self.random, backend)
         check_memory(model_config, config, self.batches.longest)
         mean_length = min(self.batches.longest, len(self.corpus.tokens) // len(self.corpus))
+        tokens = config.batch_size * mean_length
         self.model = GPT(
             model_config,
             self.corpus.tokenizer,
             dtype=config.dtype,
             backend=config.backend,
             numerics=numerics,
-            threads=config.threads or default_threads(model_config, config.batch_size * mean_length),
+            threads=config.threads or default_threads(model_config, tokens),
         )
+        self._trial = None if config.threads else trial_of(self.model, tokens)
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
 
@@ -203,13 +205,15 @@ class Trainer:
             self._losses.append(losses)
             elapsed = perf_counter() - start
             self.seconds += elapsed
+            if self._trial:
+                self._trial.record(elapsed, tokens)
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
                 raise UsageError(
                     f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
                     f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
                 )
-            count = max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / elapsed)))
+            count = _next_count(count, elapsed)
             yield Steps(self.step, losses)
 
     def validate(self) -> float | None:
@@ -307,11 +311,16 @@ class Trainer:
         begin = perf_counter()
         budget, config = self.config.time_budget, self.config
         kept = [array.copy() for array in (self.model.parameters, self.moments)]
-        times = []
+        count, times = 1, []
         while len(times) < 4 or perf_counter() - begin < budget / 40:
             start = perf_counter()
-            self._take_steps(1)
-            times.append(perf_counter() - start)
+            tokens = self._take_steps(count)[1]
+            elapsed = perf_counter() - start
+            if self._trial and not self._trial.is_over:
+                self._trial.record(elapsed, tokens)
+            elif count == config.num_steps or elapsed > CHUNK_SECONDS / 2:
+                times.append(elapsed / count)
+            count = min(_next_count(count, elapsed), config.num_steps)
         seconds_a_step = float(np.median(times))
         last = 0.0  # seconds of the validation at the end
         if self.batches.validation is not None:
@@ -327,6 +336,11 @@ class Trainer:
         warmup = min(config.warmup_steps, num_steps // 10)
         config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
         self.config = self.model.train_config = config
+
+
+def _next_count(count, seconds):
+    """Steps of the next chunk, after one that took so long."""
+    return max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / seconds)))
 
 
 def train(

@@ -167,12 +167,19 @@ def test_training_ends_at_the_target_or_when_patience_does():
 
 
 def test_a_time_budget_becomes_a_number_of_steps_that_replays(monkeypatch):
-    ticks = iter(range(10**9))
-    monkeypatch.setattr(training, "perf_counter", lambda: next(ticks) * 0.01)
+    clock, take_steps = [0.0], training.Trainer._take_steps
+
+    def slowed(self, count):
+        clock[0] += 0.01 * count
+        return take_steps(self, count)
+
+    monkeypatch.setattr(training.Trainer, "_take_steps", slowed)
+    monkeypatch.setattr(training, "perf_counter", lambda: clock[0])
     run = stream(time_budget=3, warmup_steps=100)
     [*run.events()]
     config = run.config
-    assert config.time_budget is None and 20 < config.num_steps == run.step < 300
+    assert config.time_budget is None and 250 < config.num_steps == run.step < 300
+    assert 2.85 < run.seconds < 3
     assert config.warmup_steps == config.num_steps // 10
     again = stream(num_steps=config.num_steps, warmup_steps=config.warmup_steps)
     assert np.array_equal([*again.events()][-1].losses[-1:], run.losses[-1:])

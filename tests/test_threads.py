@@ -102,6 +102,43 @@ def test_the_default_number_of_threads_follows_the_work(monkeypatch, sizes, toke
     assert threads.default_threads(GPTConfig(27, **sizes), tokens) == expected
 
 
+def trained_with_trial(monkeypatch, speeds, **options):
+    """A run with two cores, where a step with n threads takes speeds[n] seconds; and the numbers of threads it took."""
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    clock, taken = [0.0], []
+    run = Trainer(["anna", "bob", "hannah"] * 50, dtype="float32", batch_size=64, n_embd=32, num_steps=40, **options)
+    take_steps = run._take_steps
+
+    def slowed(count):
+        taken.append(run.model.engine.threads)
+        clock[0] += count * speeds[taken[-1]]
+        return take_steps(count)
+
+    monkeypatch.setattr(run, "_take_steps", slowed)
+    monkeypatch.setattr("microgpt_fast.training.perf_counter", lambda: clock[0])
+    for _ in run.events():
+        pass
+    return run, taken
+
+
+@pytest.mark.parametrize(("speeds", "faster"), [({1: 0.02, 2: 0.011}, 2), ({1: 0.02, 2: 0.03}, 1)])
+def test_training_tries_both_numbers_of_threads_and_keeps_the_faster(compiled, monkeypatch, speeds, faster):
+    run, taken = trained_with_trial(monkeypatch, speeds)
+    assert taken[:6].count(1) == taken[:6].count(2) == 3
+    assert len(taken) > 8 and set(taken[6:]) == {faster} and run.model.threads == faster
+    told, one = trained_with_trial(monkeypatch, speeds, threads=1)
+    assert set(one) == {1}
+    assert run.model.parameters.tobytes() == told.model.parameters.tobytes()
+    assert run.losses.tobytes() == told.losses.tobytes()
+
+
+def test_small_steps_and_exact_numerics_try_no_threads(compiled, monkeypatch):
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    for options in (dict(dtype="float32"), dict(dtype="float64", n_embd=128)):
+        run = Trainer(["anna", "bob"], num_steps=1, **options)
+        assert run._trial is None
+
+
 def test_cores_are_those_the_process_may_use():
     assert 1 <= threads.cores() <= os.cpu_count()
     if hasattr(os, "sched_setaffinity"):
