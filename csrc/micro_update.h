@@ -46,7 +46,7 @@ static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, p
  * for longer than those that multiply: some rows' roots are left to them, and a unit of weights is transposed when the
  * next is under way. */
 INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants,
-                         const int decays) {
+                         const int decays, const int shared) {
     const adam_constants a = *constants;
     for (const micro_unit *u = g->unit + first; u < g->unit + end; u++) {
         for (ptrdiff_t row = 0; row < VL; row += BLOCK_ROWS) {
@@ -54,8 +54,8 @@ INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const a
             real *p = g->params + block, *m = g->m + block, *v = g->v + block;
             vec dw[BLOCK_ROWS][UNIT_VECTORS];
             BLOCK_VECTORS dw[i][j] = (vec){0};
-            if (!g->shares) block_gradient(dw, u, row, 0, g->N);
-            for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
+            if (!shared) block_gradient(dw, u, row, 0, g->N);
+            else for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
                 BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
             BLOCK_VECTORS {
                 const ptrdiff_t at = i * ld + j * VL;
@@ -68,8 +68,9 @@ INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const a
 }
 
 static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *a) {
-    if (a->decays) update_units(g, first, end, a, 1);
-    else update_units(g, first, end, a, 0);
+    if (g->shares) update_units(g, first, end, a, 1, 1); /* p *= 1 - 0 where nothing decays */
+    else if (a->decays) update_units(g, first, end, a, 1, 0);
+    else update_units(g, first, end, a, 0, 0);
 }
 
 /* rows [unit * EMBEDDING_UNIT, ..) of wte and wpe: sums of the batch's dx0 in ascending order; then Adam */

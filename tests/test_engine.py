@@ -162,6 +162,29 @@ def test_scores_whose_exponentials_overflow(backend, n_head, sign, dtype, tolera
     assert np.array_equal(params, before)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("sizes", "batch_size"),
+    [(dict(n_embd=16), 9), (dict(n_embd=16), 40), (dict(n_embd=32, n_layer=2, n_head=2), 71),
+     (dict(n_embd=16, n_head=1, block_size=100), 5)],
+)  # fmt: skip
+def test_a_large_batch_moves_by_the_gradient_of_its_mean_loss(backend, sizes, batch_size, dtype):
+    """Narrow models sum the gradients of large batches in shares, which training alone does."""
+    config = GPTConfig(29, **sizes)
+    random = np.random.default_rng(batch_size)
+    params = random.normal(0, 0.2, config.num_params).astype(dtype)
+    lengths = random.integers(1, config.block_size + 1, batch_size).astype(np.int32)
+    tokens = random.integers(0, 29, 500).astype(np.int32)
+    batch = tokens, random.integers(0, 500 - config.block_size - 1, batch_size), lengths
+    engine = backend.Engine(config, dtype)
+    grads, m, v, losses = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params), np.empty(1)
+    wanted = engine.backward(grads, params, *batch)
+    adam = (0.5, 0.99, 1e-8, 0.0)
+    engine.train_steps(losses, params, m, v, *batch, batch_size, np.zeros(1), adam, 1)
+    assert losses[0] == pytest.approx(wanted.mean(), rel=TOLERANCE[dtype])
+    assert_tensors_close(2 * m, grads, config, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     # from zero-initialised matrices on, Adam enlarges what rounding leaves of tiny gradients

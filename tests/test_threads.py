@@ -49,6 +49,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(compiled, dtype, seed):
     assert all(other == one for other in others)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [dict(n_embd=16, n_layer=2), dict(n_embd=32, block_size=9)])
+def test_bits_of_large_batches_of_narrow_models(compiled, dtype, sizes):
+    config, B = GPTConfig(27, **sizes), 113
+    rng = np.random.default_rng(B)
+    lengths = rng.integers(1, config.block_size + 1, STEPS * B).astype(np.int32)
+    tokens, starts = rng.integers(0, 27, 1000).astype(np.int32), rng.integers(0, 900, STEPS * B)
+    job = config, B, rng.normal(0, 0.1, config.num_params), tokens, starts, lengths
+    one, *others = (trained(compiled.Engine(config, dtype, threads=n), job) for n in (1, 2, 3, 5))
+    assert all(other == one for other in others)
+
+
 def test_engines_work_side_by_side(compiled):
     """Calls release the GIL: engines in different Python threads must not disturb each other."""
     jobs = [random_job(seed) for seed in range(4)]
