@@ -29,13 +29,13 @@ static ptrdiff_t first_bad_document(const int32_t *tokens, const int64_t *starts
     return -1;
 }
 
-/* the documents end to end, each row with its weight 1 / (B n) in the loss */
-static void pack_batch(gpt *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths) {
+/* the documents end to end, each row with its weight 1 / (of n) in the loss, which is the mean over `of` documents */
+static void pack_batch(gpt *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t of) {
     ptrdiff_t row = 0;
     g->cu_seqlens[0] = 0;
     for (ptrdiff_t b = 0; b < g->B; b++) {
         const int32_t *document = tokens + starts[b];
-        real weight = (real)(1.0 / ((double)lengths[b] * (double)g->B));
+        real weight = (real)(1.0 / ((double)lengths[b] * (double)of));
         for (ptrdiff_t t = 0; t < lengths[b]; t++, row++) {
             g->tokens[row] = document[t];
             g->targets[row] = document[t + 1];
@@ -73,7 +73,7 @@ static ptrdiff_t gpt_forward(double *losses, real *logits, const real *params, c
     gpt g;
     gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
     g.params = params;
-    pack_batch(&g, tokens, starts, lengths);
+    pack_batch(&g, tokens, starts, lengths, B);
     forward(&g, pool);
     if (logits) copy_logits(&g, logits);
     loss_rows(&g, (row_range){0, g.N});
@@ -91,12 +91,37 @@ static ptrdiff_t gpt_backward(double *losses, real *grads, const real *params, c
     gpt g;
     gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
     g.params = params, g.grads = grads, g.accumulate = 1;
-    pack_batch(&g, tokens, starts, lengths);
+    pack_batch(&g, tokens, starts, lengths, B);
     forward(&g, pool);
     backward(&g, pool);
     document_losses(&g, losses);
     denormals_restore(mode);
     return -1;
+}
+
+/* A large batch passes in pieces of documents: the activations of more rows would leave the cache before they are read. */
+enum { PIECE_ROWS = 2048 };
+
+/* how many of B documents make the next piece */
+static ptrdiff_t piece_of(const int32_t *lengths, ptrdiff_t B) {
+    ptrdiff_t n = 1;
+    for (ptrdiff_t rows = lengths[0]; n < B && (rows += lengths[n]) <= PIECE_ROWS;) n++;
+    return n;
+}
+
+/* g->grads and the loss of a step's documents */
+static double batch_gradient(gpt *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t B,
+                             mgf_pool *pool) {
+    double loss = 0;
+    for (ptrdiff_t first = 0, n; first < B; first += n) {
+        n = piece_of(lengths + first, B - first);
+        g->B = n, g->N = rows_in(lengths + first, n), g->accumulate = first > 0;
+        pack_batch(g, tokens, starts + first, lengths + first, B);
+        forward(g, pool);
+        backward(g, pool);
+        loss += document_losses(g, NULL) * ((double)n / (double)B);
+    }
+    return loss;
 }
 
 static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens,
@@ -114,10 +139,7 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
         gpt g;
         gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
         g.params = params;
-        pack_batch(&g, tokens, starts, lengths);
-        forward(&g, pool);
-        backward(&g, pool);
-        losses[step] = document_losses(&g, NULL);
+        losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);
         adam_phase a = {
             params, m, v, g.grads, num_params(config),
             adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step), 0};

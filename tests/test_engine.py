@@ -166,10 +166,10 @@ def test_scores_whose_exponentials_overflow(backend, n_head, sign, dtype, tolera
 @pytest.mark.parametrize(
     ("sizes", "batch_size"),
     [(dict(n_embd=16), 9), (dict(n_embd=16), 40), (dict(n_embd=32, n_layer=2, n_head=2), 71),
-     (dict(n_embd=16, n_head=1, block_size=100), 5)],
+     (dict(n_embd=16, n_head=1, block_size=100), 5), (dict(n_embd=20, block_size=64), 90)],
 )  # fmt: skip
 def test_a_large_batch_moves_by_the_gradient_of_its_mean_loss(backend, sizes, batch_size, dtype):
-    """Narrow models sum the gradients of large batches in shares, which training alone does."""
+    """Training alone sums in shares the gradients of narrow models, and in pieces of 2,048 tokens those of others."""
     config = GPTConfig(29, **sizes)
     random = np.random.default_rng(batch_size)
     params = random.normal(0, 0.2, config.num_params).astype(dtype)
