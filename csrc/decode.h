@@ -6,16 +6,24 @@
 #ifndef MGF_DECODE_H
 #define MGF_DECODE_H
 
+#include <float.h>
+
 #include "gpt.h"
+#include "random.h"
+
+enum { DECODE_WORK = 400 * 1000 }; /* multiply-adds of a step with many streams that are worth waking a thread for */
 
 typedef struct {
     gpt g;                /* sizes, parameters and their packed transposes; a row of activations for each stream */
     ptrdiff_t ld_t;       /* keys that a cache has room for: block_size, in whole vectors */
-    real *keys, *values;  /* [B, L, H, ld_t, D] */
-    real *scores;         /* [B, ld_scores] */
+    real *keys, *values;  /* [B, L, H, ld_t, D]; of the keys, blocks of VL are transposed: [B, L, H, ld_t / VL, D, VL] */
+    real *scores;         /* [B, ld_scores] [H, ld_t], and a factor of each head, [H, VL] */
     ptrdiff_t ld_scores;
-    double *weights;      /* [V] of the next token */
+    double *weights;      /* [B, V] of the next token */
     const int32_t *slots; /* [N] whose row it is; NULL: row i is stream i's */
+    int32_t *drawn;       /* [N] the next tokens, drawn at this temperature from `randoms`; NULL: nothing is drawn */
+    mgf_random **randoms; /* [N] NULL: this row draws none, and gets -1 */
+    double temperature;
 } decoder;
 
 /* Memory for B streams; all layers use the same activations. */
@@ -30,10 +38,10 @@ static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void
     g->logits = TAKE_REALS(&a, B * g->ld_v);
     d->ld_t = row_stride(g->T);
     d->keys = TAKE_REALS(&a, B * g->L * g->C * d->ld_t), d->values = TAKE_REALS(&a, B * g->L * g->C * d->ld_t);
-    d->ld_scores = d->ld_t * max_of(1, VL / g->D);
+    d->ld_scores = g->H * (d->ld_t + VL);
     d->scores = TAKE_REALS(&a, B * d->ld_scores);
-    d->weights = take(&a, g->V, sizeof(double));
-    d->slots = NULL;
+    d->weights = take(&a, B * g->V, sizeof(double));
+    d->slots = NULL, d->drawn = NULL;
     return a.used + 64;
 }
 
@@ -43,47 +51,66 @@ static void pack_weights(decoder *d, const real *params) {
     mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
 }
 
-/* x = exp(scale (x - max x)); returns 1 / sum x */
-static real softmax_row(real *x, ptrdiff_t n, real scale) {
-    vec largest = splat(-(real)INFINITY), total = {0};
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        int left = lanes_left(i, n);
-        largest = vmax(blend(lane_numbers() < isplat(left), load_n(x + i, left), largest), largest);
-    }
-    largest = max_lanes(largest);
-    for (ptrdiff_t i = 0; i < n; i += VL) {
-        int left = lanes_left(i, n);
-        vec p = vexp(splat(scale) * (load_n(x + i, left) - largest));
-        p = blend(lane_numbers() < isplat(left), p, (vec){0});
-        store_n(x + i, p, left);
-        total += p;
-    }
-    return 1 / sum_lanes(total)[0];
-}
-
-/* scores[t] = q . k_t for n keys of D elements, and something for those that fill the last vector. Meanwhile as much is
- * fetched of the values, and of the next head's keys: the caches of many streams lie in no cache of the processor. */
-static void score_keys(real *scores, const real *q, const real *keys, const real *values, const real *next_keys,
-                       ptrdiff_t n, ptrdiff_t D) {
-    for (ptrdiff_t t = 0; t < n; t += VL, keys += VL * D, values += VL * D, next_keys += VL * D) {
+/* scores[t] = q . k_t for n keys of D elements, and something for those that fill the last vector; returns the largest in
+ * each lane. Keys come in blocks of VL, which hold all first elements, all second ones, and so on. Meanwhile as much is
+ * fetched of the values, and of what is scored next: the caches of many streams lie in no cache of the processor. */
+static vec score_keys(real *scores, const real *q, const real *keys, const real *values, const real *next_keys,
+                      ptrdiff_t n, ptrdiff_t D) {
+    vec largest = splat(-(real)INFINITY);
+    for (ptrdiff_t t = 0; t < n; t += VL, values += VL * D, next_keys += VL * D) {
+        const int left = lanes_left(t, n);
         for (ptrdiff_t i = 0; i < VL * D; i += 64 / (ptrdiff_t)sizeof(real)) {
-            __builtin_prefetch(values + i);
+            if (i < left * D) __builtin_prefetch(values + i);
             __builtin_prefetch(next_keys + i);
         }
-        vec rows[VL];
-        UNROLL for (int i = 0; i < VL; i++) rows[i] = (vec){0};
+        vec even = {0}, odd = {0};
         ptrdiff_t d = 0;
-        for (; d + VL <= D; d += VL) {
-            vec x = load(q + d);
-            UNROLL for (int i = 0; i < VL; i++) rows[i] += x * load(keys + i * D + d);
+        for (; d + 2 <= D; d += 2, keys += 2 * VL) {
+            even += splat(q[d]) * load(keys);
+            odd += splat(q[d + 1]) * load(keys + VL);
         }
-        if (d < D) {
-            int left = lanes_left(d, D);
-            vec x = load_n(q + d, left);
-            UNROLL for (int i = 0; i < VL; i++) rows[i] += x * load_n(keys + i * D + d, left);
-        }
-        store(scores + t, sum_groups(rows, VL));
+        if (d < D) even += splat(q[d]) * load(keys), keys += VL;
+        vec s = even + odd;
+        store(scores + t, s);
+        largest = vmax(blend(lane_numbers() < isplat(left), s, largest), largest);
     }
+    return largest;
+}
+
+/* x = exp(scale (x - largest)) for n elements, and 0 for those that fill the last vector; returns 1 / sum x in every lane */
+INLINE vec softmax_row(real *x, ptrdiff_t n, vec largest, real scale) {
+    vec total = {0};
+    largest = max_lanes(largest);
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        vec p = vexp(splat(scale) * (load(x + i) - largest));
+        p = blend(lane_numbers() < isplat(lanes_left(i, n)), p, (vec){0});
+        store(x + i, p);
+        total += p;
+    }
+    return splat(1) / sum_lanes(total);
+}
+
+/* o = factor * sum over t of p[t] v_t, for `vectors` vectors of columns; of the last of them, `last` lanes */
+INLINE void sum_values(const int vectors, real *o, const real *p, const real *values, ptrdiff_t n, ptrdiff_t D, int last,
+                       vec factor) {
+    vec sum[2][2] = {{{0}}};
+    ptrdiff_t t = 0;
+#define ADD_VALUE(i)                                                                       \
+    UNROLL for (int j = 0; j < vectors; j++)                                               \
+        sum[i][j] += splat(p[t + i]) * tile_load(values + (t + i) * D + j * VL, j == vectors - 1, last)
+    for (; t + 2 <= n; t += 2) {
+        ADD_VALUE(0);
+        ADD_VALUE(1);
+    }
+    if (t < n) ADD_VALUE(0);
+#undef ADD_VALUE
+    UNROLL for (int j = 0; j < vectors; j++)
+        tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor, j == vectors - 1, last);
+}
+
+/* where the layer's keys, or values, of row i's stream begin */
+INLINE ptrdiff_t cache_at(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
+    return ((d->slots ? d->slots[i] : i) * d->g.L + layer) * d->g.C * d->ld_t;
 }
 
 /* row i attends to the keys of its stream, its own the last of them */
@@ -91,30 +118,70 @@ static void attend_row(const phase *p, ptrdiff_t i) {
     const decoder *d = (const decoder *)p->g;
     const gpt *g = p->g;
     layer_activations y = activations(g, p->layer);
-    const ptrdiff_t D = g->D, position = g->positions[i], size = g->C * d->ld_t;
-    const ptrdiff_t cache = ((d->slots ? d->slots[i] : i) * g->L + p->layer) * size;
+    const ptrdiff_t D = g->D, head_size = d->ld_t * D, position = g->positions[i], n = position + 1;
     const real *q = y.qkv + i * g->ld_3c, *k = q + g->C, *v = k + g->C;
-    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores;
-    real *keys = d->keys + cache, *values = d->values + cache;
+    const real scale = (real)(1 / sqrt((double)D));
+    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + g->H * d->ld_t;
+    real *keys = d->keys + cache_at(d, p->layer, i), *values = d->values + cache_at(d, p->layer, i);
+    const real *keys_after = d->keys + cache_at(d, p->layer, i + 1 < g->N ? i + 1 : i);
 
-    for (ptrdiff_t at = 0; at < g->C; at += D, keys += d->ld_t * D, values += d->ld_t * D) {
-        memcpy(keys + position * D, k + at, (size_t)D * sizeof(real));
-        memcpy(values + position * D, v + at, (size_t)D * sizeof(real));
-        score_keys(scores, q + at, keys, values, keys + d->ld_t * D, position + 1, D);
-        real inverse = softmax_row(scores, position + 1, (real)(1 / sqrt((double)D)));
-        gemm(0, STORE, 1, D, position + 1, scores, d->ld_t, plain(values, D), o + at, D);
-        for (ptrdiff_t c = 0; c < D; c++) o[at + c] *= inverse;
+    /* all heads' scores, then their probabilities, then the outputs: each a chain of its own, so that none is waited for */
+    for (ptrdiff_t h = 0; h < g->H; h++) {
+        real *head_keys = keys + h * head_size, *head_values = values + h * head_size;
+        const real *next_keys = h + 1 < g->H ? head_keys + head_size : keys_after;
+        for (ptrdiff_t c = 0; c < D; c++) head_keys[position / VL * VL * D + c * VL + position % VL] = k[h * D + c];
+        memcpy(head_values + position * D, v + h * D, (size_t)D * sizeof(real));
+        vec largest = score_keys(scores + h * d->ld_t, q + h * D, head_keys, head_values, next_keys, n, D);
+        store(factors + h * VL, largest);
+    }
+    for (ptrdiff_t h = 0; h < g->H; h++)
+        store(factors + h * VL, softmax_row(scores + h * d->ld_t, n, load(factors + h * VL), scale));
+    for (ptrdiff_t h = 0; h < g->H; h++) {
+        const real *p = scores + h * d->ld_t, *head_values = values + h * head_size;
+        vec factor = load(factors + h * VL);
+        ptrdiff_t c = 0;
+        for (; c + VL < D; c += 2 * VL)
+            sum_values(2, o + h * D + c, p, head_values + c, n, D, lanes_left(c + VL, D), factor);
+        if (c < D) sum_values(1, o + h * D + c, p, head_values + c, n, D, lanes_left(c, D), factor);
     }
 }
 
-/* a block of rows, from the embedding to the logits: streams need nothing of one another, so no thread waits for another */
+/* weights = exp((logits - max) / temperature): in proportion to the probabilities. In float64 by the C library's exp, as
+ * in the original. */
+static void sampling_weights(double *weights, real *logits, ptrdiff_t V, double temperature) {
+#if REAL_BITS == 32
+    vec largest = splat(-(real)INFINITY);
+    for (ptrdiff_t j = 0; j < V; j += VL)
+        largest = vmax(blend(lane_numbers() < isplat(lanes_left(j, V)), load(logits + j), largest), largest);
+    softmax_row(logits, V, largest, (real)fmin(1 / temperature, FLT_MAX));
+    for (ptrdiff_t j = 0; j < V; j++) weights[j] = logits[j];
+#else
+    double largest = -INFINITY;
+    for (ptrdiff_t j = 0; j < V; j++) largest = logits[j] > largest ? logits[j] : largest;
+    for (ptrdiff_t j = 0; j < V; j++) weights[j] = exp((logits[j] - largest) / temperature);
+#endif
+}
+
+/* the next token, of logits [V], which are overwritten, as `weights` [V] is */
+static int32_t draw_token(mgf_random *random, real *logits, double *weights, ptrdiff_t V, double temperature) {
+    sampling_weights(weights, logits, V, temperature);
+    return (int32_t)mgf_random_choice(random, weights, V);
+}
+
+/* a block of rows, from the embedding to the logits, or to the next tokens: streams need nothing of one another, so no
+ * thread waits for another */
 static void decode_rows(void *context, ptrdiff_t item) {
     phase p = *(const phase *)context;
-    row_range r = rows_of(p.g, item);
-    for (p.layer = 0; p.layer <= p.g->L; p.layer++) {
+    const gpt *g = p.g;
+    const decoder *d = (const decoder *)g;
+    row_range r = rows_of(g, item);
+    for (p.layer = 0; p.layer <= g->L; p.layer++) {
         forward_rows(&p, item);
-        for (ptrdiff_t i = r.first; p.layer < p.g->L && i < r.first + r.rows; i++) attend_row(&p, i);
+        for (ptrdiff_t i = r.first; p.layer < g->L && i < r.first + r.rows; i++) attend_row(&p, i);
     }
+    for (ptrdiff_t i = r.first; d->drawn && i < r.first + r.rows; i++)
+        d->drawn[i] = !d->randoms[i] ? -1 : draw_token(d->randoms[i], g->logits + i * g->ld_v, d->weights + i * g->V, g->V,
+                                                       d->temperature);
 }
 
 /* g->logits [n, V] that follow the n streams' tokens */
@@ -123,7 +190,9 @@ static void decode(decoder *d, const int32_t *tokens, const int32_t *positions, 
     memcpy(g->tokens, tokens, (size_t)n * sizeof *tokens);
     memcpy(g->positions, positions, (size_t)n * sizeof *positions);
     g->N = n;
-    g->threads = mgf_pool_threads(pool), g->blocks_a_thread = 1; /* every block reads all weights */
+    /* every block reads all weights: one for each thread, if that is work enough to wake it for */
+    ptrdiff_t work = n * (12 * g->L * g->C * g->C + g->V * g->C);
+    g->row_block = work < DECODE_WORK ? n : blocks_of(n, mgf_pool_threads(pool));
     phase p = {.g = g};
     mgf_pool_run(pool, row_blocks(g), decode_rows, &p);
 }

@@ -35,16 +35,16 @@ INLINE ptrdiff_t blocks_of(ptrdiff_t n, ptrdiff_t block) { return (n + block - 1
 INLINE row_range block_at(ptrdiff_t item, ptrdiff_t n, ptrdiff_t block) {
     return (row_range){item * block, min_of(block, n - item * block)};
 }
-/* Rows of the batch are cut into nearly equal blocks: as many for each of several threads, as long as blocks are of a size
- * that still fills tiles. */
-INLINE ptrdiff_t row_block_size(const gpt *g) {
-    if (g->threads == 1) return blocks_of(g->N, blocks_of(g->N, ROW_BLOCK));
-    ptrdiff_t least = ROW_BLOCK / 4, wanted = min_of(g->blocks_a_thread, g->N / (least * g->threads));
-    ptrdiff_t each = max_of(wanted, blocks_of(g->N, ROW_BLOCK * g->threads));
-    return max_of(least, blocks_of(g->N, each * g->threads));
+/* Rows of the batch are cut into nearly equal blocks: as many for each of several threads, two if there are rows enough, as
+ * long as blocks are of a size that still fills tiles. */
+INLINE ptrdiff_t row_block_size(ptrdiff_t N, ptrdiff_t threads) {
+    if (threads == 1) return blocks_of(N, blocks_of(N, ROW_BLOCK));
+    ptrdiff_t least = ROW_BLOCK / 4, wanted = min_of(2, N / (least * threads));
+    ptrdiff_t each = max_of(wanted, blocks_of(N, ROW_BLOCK * threads));
+    return max_of(least, blocks_of(N, each * threads));
 }
-INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, row_block_size(g)); }
-INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, row_block_size(g)); }
+INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, g->row_block); }
+INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, g->row_block); }
 
 /* y [rows, O] (mode)= x w^T, by the packed transpose */
 INLINE void times_transposed(const gpt *g, tile_mode mode, row_range r, weight w, const real *x, ptrdiff_t ld_x, real *y,
@@ -168,7 +168,7 @@ static void pack_block(void *context, ptrdiff_t item) {
 }
 
 static void forward(gpt *g, mgf_pool *pool) {
-    g->threads = mgf_pool_threads(pool), g->blocks_a_thread = 2;
+    g->row_block = row_block_size(g->N, mgf_pool_threads(pool));
     phase p = {.g = g, .chunk = heads_per_item(g)};
     mgf_pool_run(pool, weight_blocks(g, 0, weight_count(g)), pack_block, &p);
     for (p.layer = 0; p.layer <= g->L; p.layer++) {

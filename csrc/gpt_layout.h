@@ -47,7 +47,7 @@ typedef struct {
 
     const real *params;
     int accumulate; /* grads += rather than = */
-    int threads, blocks_a_thread; /* blocks of rows that a phase has for each of them, if there are rows enough */
+    ptrdiff_t row_block; /* rows that pass through a layer's matrices together */
 } gpt;
 
 INLINE ptrdiff_t num_params(const mgf_config *c) {

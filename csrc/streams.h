@@ -1,12 +1,9 @@
-/* The decoders of the table of kernels, for one stream and for many, and the choice of the next token. */
+/* The decoders of the table of kernels, for one stream and for many. */
 #ifndef MGF_STREAMS_H
 #define MGF_STREAMS_H
 
-#include <float.h>
-
 #include "decode.h"
 #include "micro_decode.h"
-#include "random.h"
 
 static size_t gpt_decoder_size(const mgf_config *config) {
     decoder d;
@@ -37,19 +34,6 @@ static void gpt_decode(real *logits, int32_t token, ptrdiff_t position, const re
     memcpy(logits, d.g.logits, (size_t)d.g.V * sizeof(real));
 }
 
-/* weights = exp((logits - max) / temperature): in proportion to the probabilities. In float64 by the C library's exp, as
- * in the original. */
-static void sampling_weights(double *weights, real *logits, ptrdiff_t V, double temperature) {
-#if REAL_BITS == 32
-    softmax_row(logits, V, (real)fmin(1 / temperature, FLT_MAX));
-    for (ptrdiff_t j = 0; j < V; j++) weights[j] = logits[j];
-#else
-    double largest = -INFINITY;
-    for (ptrdiff_t j = 0; j < V; j++) largest = logits[j] > largest ? logits[j] : largest;
-    for (ptrdiff_t j = 0; j < V; j++) weights[j] = exp((logits[j] - largest) / temperature);
-#endif
-}
-
 static ptrdiff_t gpt_generate(int32_t *sample, mgf_random *random, const real *params, int32_t bos, double temperature,
                               const mgf_config *config, void *memory) {
     decoder d;
@@ -58,8 +42,7 @@ static ptrdiff_t gpt_generate(int32_t *sample, mgf_random *random, const real *p
     int32_t token = bos;
     for (ptrdiff_t position = 0; position < d.g.T; position++) {
         decode_token(&d, token, position);
-        sampling_weights(d.weights, d.g.logits, d.g.V, temperature);
-        token = (int32_t)mgf_random_choice(random, d.weights, d.g.V);
+        token = draw_token(random, d.g.logits, d.weights, d.g.V, temperature);
         if (token == bos) return position;
         sample[position] = token;
     }
@@ -87,6 +70,15 @@ static void gpt_streams_decode(real *logits, const int32_t *slots, const int32_t
     d.g.params = params, d.slots = slots;
     decode(&d, tokens, positions, n, pool);
     for (ptrdiff_t i = 0; i < n; i++) memcpy(logits + i * d.g.V, d.g.logits + i * d.g.ld_v, (size_t)d.g.V * sizeof(real));
+}
+
+static void gpt_streams_draw(int32_t *drawn, mgf_random **randoms, double temperature, const int32_t *slots,
+                             const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B,
+                             const mgf_config *config, void *memory, mgf_pool *pool) {
+    decoder d;
+    decoder_lay_out(&d, config, B, memory);
+    d.g.params = params, d.slots = slots, d.drawn = drawn, d.randoms = randoms, d.temperature = temperature;
+    decode(&d, tokens, positions, n, pool);
 }
 
 #endif

@@ -59,6 +59,13 @@ class PythonRandom:
         self._random.setstate(state)
 
 
+def sampling_weights(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """What `choices` draws the next token by: softmax(logits / temperature) over the last axis, in float64."""
+    weights = np.exp((logits.astype(np.float64) - logits.max(-1, keepdims=True)) / temperature)
+    weights /= weights.sum(-1, keepdims=True)
+    return weights
+
+
 def seeded(seed: int, backend: ModuleType) -> RandomStream:
     """The stream for a seed: the backend's own, or the standard library's.
 

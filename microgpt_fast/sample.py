@@ -7,7 +7,7 @@ import numpy as np
 
 from .config import TrainConfig, UsageError, check_integer, check_number
 from .model import GPT
-from .random_stream import RandomStream, seeded
+from .random_stream import RandomStream, sampling_weights, seeded
 
 STREAM_TOKENS = 500  # of a sample from a model of one long text, if nothing else is asked for
 
@@ -139,6 +139,7 @@ class Writer:
         if top_p is not None:
             check_number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
         self.top_p = top_p
+        self.takes_all = top_k is None and top_p is None
         self.tokenizer, self.bos, self.decoder, self.random = tokenizer, tokenizer.bos, decoder, random
         self.temperature, self.block_size = temperature, model.config.block_size
 
@@ -147,8 +148,9 @@ class Writer:
         return self._pieces(self._new_tokens())
 
     def text(self, tokens):
-        """The whole text of a sample whose new tokens these are."""
-        return "".join(self._pieces(tokens))
+        """The whole text of a sample whose new tokens these are, with or without the bos that ends it."""
+        new = self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.bos else tokens)
+        return self.prompt + (new.split(self.stop, 1)[0] if self.stop else new)
 
     def is_stopped(self, tokens):
         """Whether the stop text is at the end of these new tokens."""
@@ -203,10 +205,8 @@ class Writer:
 
     def weights(self, logits):
         """What to draw the next token by: float64 [..., V], of logits [..., V]."""
-        scores = logits.astype(np.float64) / self.temperature
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        if self.top_k is None and self.top_p is None:
+        weights = sampling_weights(logits, self.temperature)
+        if self.takes_all:
             return weights
         order = np.argsort(-weights, axis=-1, kind="stable")
         ranked = np.take_along_axis(weights, order, -1)

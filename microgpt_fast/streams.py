@@ -1,24 +1,86 @@
 """Many samples at once: streams that go through the model together, each with its own random generator."""
 
+import numpy as np
+
 from .random_stream import seeded
 
 
 class _Sample:
-    """One text under way in a stream: `window` is what the model sees of it, `at` how much of that it has read."""
+    """One text under way: its new tokens so far, and what the model sees of it. The model reads that from position 0 on;
+    once it has read all, it draws a token at every position, up to `end`, where it needs attention."""
 
-    def __init__(self, writer, random, number, slot):
-        self.writer, self.random, self.number, self.slot = writer, random, number, slot
-        self.window, self.at = writer.ids[-writer.block_size :], 0
+    def __init__(self, writer, number, random):
+        self.writer, self.number, self.random = writer, number, random
         self.drawn = []
+        self.look_at(writer.ids[-writer.block_size :])
 
-    def draw(self, weights):
-        """Draw the next token; tells whether it is the last."""
-        writer, token = self.writer, self.random.choices(weights)
-        self.drawn.append(token)
-        if len(self.window) == writer.block_size:
-            self.at = 0  # the window slides, and is read again
-        self.window = writer.extended(self.window, token)
-        return token == writer.bos or len(self.drawn) == writer.count or writer.is_stopped(self.drawn)
+    def look_at(self, window):
+        """See this from now on."""
+        writer, self.window, self.drawn_before = self.writer, window, len(self.drawn)
+        self.end = min(writer.block_size, len(window) - 1 + writer.count - self.drawn_before)
+        if writer.stop:
+            self.end = 0  # attention at every position
+
+    def is_over(self):
+        """Whether the token drawn last ends the text."""
+        writer, drawn = self.writer, self.drawn
+        return drawn[-1] == writer.bos or len(drawn) == writer.count or writer.is_stopped(drawn)
+
+    def slide(self):
+        """Keep the last part of a window that is full, with the token drawn last."""
+        seen = self.window + self.drawn[self.drawn_before : -1]
+        self.look_at(self.writer.extended(seen, self.drawn[-1]))
+
+
+class _Rows:
+    """What the next step takes: for each sample under way its slot, its token and position, and the stream to draw from,
+    which is None while it reads its window; and the position, `ends`, where it needs attention."""
+
+    def __init__(self, samples, block_size):
+        self.samples, n = samples, len(samples)
+        self.slots = np.arange(n, dtype=np.int32)
+        self.tokens, self.positions, self.ends = (np.zeros(n, np.int32) for _ in range(3))
+        self.windows = np.zeros((n, block_size), np.int32)
+        self.randoms = [None] * n
+        for i in range(n):
+            self.read(i)
+
+    def read(self, i):
+        """Let sample i read its window from the beginning."""
+        window = self.samples[i].window
+        self.windows[i, : len(window)] = window
+        self.tokens[i], self.positions[i], self.ends[i] = window[0], 0, len(window) - 1
+        self.randoms[i] = None
+        if len(window) == 1:
+            self.draw(i)
+
+    def draw(self, i):
+        """Let sample i draw from now on."""
+        self.randoms[i], self.ends[i] = self.samples[i].random, self.samples[i].end
+
+    def advance(self, drawn):
+        """Go on by a position: to the tokens that were drawn, or, where there is none, that are read."""
+        self.positions += 1
+        self.tokens[:] = drawn
+        reading = np.flatnonzero(drawn < 0)
+        if reading.size:
+            self.tokens[reading] = self.windows[reading, self.positions[reading]]
+
+    def remove(self, gone):
+        """Take these samples out."""
+        kept = [i for i in range(len(self.samples)) if i not in gone]
+        self.samples, self.randoms = [self.samples[i] for i in kept], [self.randoms[i] for i in kept]
+        for name in ("slots", "tokens", "positions", "ends", "windows"):
+            setattr(self, name, getattr(self, name)[kept])
+
+
+def _drawn(streams, writer, rows):
+    """The tokens that a step draws, int32 [n]; -1 where a sample reads."""
+    if writer.takes_all:
+        return streams.draw(rows.slots, rows.tokens, rows.positions, rows.randoms, writer.temperature)
+    weights = writer.weights(streams.step(rows.slots, rows.tokens, rows.positions))
+    drawn = [-1 if r is None else r.choices(row) for r, row in zip(rows.randoms, weights, strict=True)]
+    return np.array(drawn, np.int32)
 
 
 def draw_together(model, writer, num_samples, batch_size, seed):
@@ -38,35 +100,40 @@ def draw_together(model, writer, num_samples, batch_size, seed):
     if not (writer.count and num_samples):
         yield from (writer.text([]) for _ in range(num_samples))
         return
-    engine = model.engine
+    engine, size = model.engine, min(batch_size, num_samples)
     if model.numerics == "exact":
         engine = model.backend.Engine(model.config, model.parameters.dtype, "fast", model.threads)
-    streams = engine.streams(model.parameters, min(batch_size, num_samples))
-    numbers, under_way, texts, following = iter(range(num_samples)), [], {}, 0
+    streams = engine.streams(model.parameters, size)
 
-    def begin(slot):
-        number = next(numbers, None)
-        if number is not None:
-            random = seeded(abs(seed) + ((number + 1) << 64), model.backend)
-            under_way.append(_Sample(writer, random, number, slot))
+    def sample(number):
+        return _Sample(writer, number, seeded(abs(seed) + ((number + 1) << 64), model.backend))
 
-    for slot in range(min(batch_size, num_samples)):
-        begin(slot)
-    while under_way:
-        logits = streams.step(
-            [sample.slot for sample in under_way],
-            [sample.window[sample.at] for sample in under_way],
-            [sample.at for sample in under_way],
-        )
-        for sample in under_way:
-            sample.at += 1
-        ready = [i for i, sample in enumerate(under_way) if sample.at == len(sample.window)]
-        weights = writer.weights(logits if len(ready) == len(under_way) else logits[ready])
-        ended = [under_way[i] for i, row in zip(ready, weights) if under_way[i].draw(row)]
-        for sample in ended:
-            under_way.remove(sample)
-            texts[sample.number] = writer.text(sample.drawn)
-            begin(sample.slot)
-        while following in texts:
-            yield texts.pop(following)
-            following += 1
+    following, next_text, texts = size, 0, {}
+    rows = _Rows([sample(number) for number in range(size)], writer.block_size)
+    while rows.samples:
+        drawn, gone = _drawn(streams, writer, rows), set()
+        rows.advance(drawn)
+        for one, token in zip(rows.samples, drawn.tolist(), strict=True):
+            if token >= 0:
+                one.drawn.append(token)
+        for i in np.flatnonzero((drawn == writer.bos) | (rows.positions >= rows.ends)).tolist():
+            one = rows.samples[i]
+            if rows.randoms[i] is None:
+                rows.draw(i)
+            elif not one.is_over():
+                if rows.positions[i] == writer.block_size:
+                    one.slide()
+                    rows.read(i)
+            else:
+                texts[one.number] = writer.text(one.drawn)
+                if following < num_samples:
+                    rows.samples[i] = sample(following)
+                    rows.read(i)
+                    following += 1
+                else:
+                    gone.add(i)
+        if gone:
+            rows.remove(gone)
+        while next_text in texts:
+            yield texts.pop(next_text)
+            next_text += 1

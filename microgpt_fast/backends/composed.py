@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..random_stream import sampling_weights
 from . import name_of
 
 RELU, RELU2 = 0, 1
@@ -314,6 +315,12 @@ class Streams:
             x = x + y
         return engine._linear(x, w["lm_head"])
 
+    def draw(self, slots, tokens, positions, randoms, temperature):
+        """As `step`, but the next tokens, int32 [n]: drawn from randoms[i]; where that is None, -1."""
+        weights = sampling_weights(self.step(slots, tokens, positions), temperature)
+        drawn = [-1 if r is None else r.choices(row) for r, row in zip(randoms, weights, strict=True)]
+        return np.array(drawn, np.int32)
+
 
 class Decoder:
     """One document, token after token, with the keys and values of what came before kept."""
@@ -350,9 +357,7 @@ class Decoder:
         """
         token, sample = bos, []
         for position in range(self.engine.config.block_size):
-            scores = self.step(token, position).astype(np.float64) * temperature**-1
-            e = np.exp(scores - scores.max())
-            token = random.choices(e * e.sum() ** -1)
+            token = random.choices(sampling_weights(self.step(token, position), temperature))
             if token == bos:
                 break
             sample.append(token)

@@ -123,6 +123,14 @@ class Decoder:
 class Streams:
     def __init__(self, engine: Engine, params: _Real, size: int) -> None: ...
     def step(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> _Real: ...
+    def draw(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        randoms: Sequence[Random | None],
+        temperature: float,
+    ) -> _Int32: ...
 
 @final
 class Random:

@@ -80,6 +80,9 @@ cdef class Streams:
     cdef void *p
     cdef unsigned char[::1] memory
     cdef int32_t[::1] next
+    cdef int64_t[::1] stepped
+    cdef int64_t steps
+    cdef Py_ssize_t[::1] randoms
     cdef Py_ssize_t size
 
     def __init__(self, Engine engine, params, Py_ssize_t size):
@@ -90,7 +93,8 @@ cdef class Streams:
             raise ValueError(f"there must be at least 1 stream, not {size}")
         self.engine, self.params, self.size = engine, params, size
         self.p = engine.flat(params, False, "params")
-        self.next = np.zeros(size, np.int32)
+        self.next, self.stepped = np.zeros(size, np.int32), np.zeros(size, np.int64)
+        self.randoms = np.zeros(size, np.intp)
         if engine.f32 != NULL:
             memory_size = engine.f32.gpt_streams_size(&engine.config, size)
         else:
@@ -100,6 +104,30 @@ cdef class Streams:
             engine.f32.gpt_streams_init(&self.memory[0], <const float *> self.p, size, &engine.config)
         else:
             engine.f64.gpt_streams_init(&self.memory[0], <const double *> self.p, size, &engine.config)
+
+    cdef Py_ssize_t accept(self, int32_t[::1] slots, int32_t[::1] tokens, int32_t[::1] positions) except -1:
+        # how many streams take a step; refuses what is not one
+        cdef mgf_config *c = &self.engine.config
+        cdef Py_ssize_t i, n = slots.shape[0]
+        if not n == tokens.shape[0] == positions.shape[0] or n == 0 or n > self.size:
+            raise ValueError(f"a step takes one token and position for each of some of {self.size} streams, not {n} streams, "
+                             f"{tokens.shape[0]} tokens, {positions.shape[0]} positions")
+        for i in range(n):
+            if not 0 <= slots[i] < self.size:
+                raise IndexError(f"stream {slots[i]} is not in 0 .. {self.size - 1}")
+            if not 0 <= tokens[i] < c.vocab_size:
+                raise IndexError(f"token {tokens[i]} is not in the vocabulary, 0 to {c.vocab_size - 1}")
+            if positions[i] >= c.block_size or positions[i] not in (0, self.next[slots[i]]):
+                raise IndexError(f"position {positions[i]} is not the next of stream {slots[i]}: {self.next[slots[i]]} of "
+                                 f"{c.block_size}, or 0")
+        self.steps += 1
+        for i in range(n):
+            if self.stepped[slots[i]] == self.steps:
+                raise ValueError(f"a step takes one token for each of some different streams; stream {slots[i]} comes twice")
+            self.stepped[slots[i]] = self.steps
+        for i in range(n):
+            self.next[slots[i]] = positions[i] + 1
+        return n
 
     def step(self, slots, tokens, positions):
         """Logits [n, V] after tokens[i] at positions[i] of stream slots[i], for n different streams.
@@ -116,18 +144,7 @@ cdef class Streams:
         cdef Engine e = self.engine
         cdef int32_t[::1] which = np.array(slots, np.int32), ids = np.array(tokens, np.int32)
         cdef int32_t[::1] at = np.array(positions, np.int32)
-        cdef Py_ssize_t i, n = which.shape[0]
-        if not n == ids.shape[0] == at.shape[0] or n == 0 or len(set(slots)) != n:
-            raise ValueError(f"a step takes one token and position for each of some different streams, not {n} streams "
-                             f"({len(set(slots))} different), {ids.shape[0]} tokens, {at.shape[0]} positions")
-        for i in range(n):
-            if not 0 <= which[i] < self.size:
-                raise IndexError(f"stream {which[i]} is not in 0 .. {self.size - 1}")
-            if not 0 <= ids[i] < e.config.vocab_size:
-                raise IndexError(f"token {ids[i]} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
-            if at[i] >= e.config.block_size or at[i] not in (0, self.next[which[i]]):
-                raise IndexError(f"position {at[i]} is not the next of stream {which[i]}: {self.next[which[i]]} of "
-                                 f"{e.config.block_size}, or 0")
+        cdef Py_ssize_t n = self.accept(which, ids, at)
         logits = np.empty((n, e.config.vocab_size), e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
         with nogil:
@@ -135,6 +152,26 @@ cdef class Streams:
                 e.f32.gpt_streams_decode(<float *> out, &which[0], &ids[0], &at[0], n, <const float *> self.p, self.size, &e.config, &self.memory[0], e.pool)
             else:
                 e.f64.gpt_streams_decode(<double *> out, &which[0], &ids[0], &at[0], n, <const double *> self.p, self.size, &e.config, &self.memory[0], e.pool)
-        for i in range(n):
-            self.next[which[i]] = at[i] + 1
         return logits
+
+    def draw(self, slots, tokens, positions, randoms, double temperature):
+        """As `step`, but the next tokens, int32 [n]: drawn from randoms[i], of type Random; where that is None, -1."""
+        cdef Engine e = self.engine
+        cdef int32_t[::1] which = np.array(slots, np.int32), ids = np.array(tokens, np.int32)
+        cdef int32_t[::1] at = np.array(positions, np.int32)
+        cdef Py_ssize_t i, n = self.accept(which, ids, at)
+        if len(randoms) != n:
+            raise ValueError(f"{len(randoms)} random streams are not one for each of {n} streams")
+        cdef Random random
+        for i in range(n):
+            random = randoms[i]
+            self.randoms[i] = 0 if random is None else <Py_ssize_t> &random.state
+        drawn = np.empty(n, np.int32)
+        cdef int32_t[::1] out = drawn
+        cdef mgf_random **from_where = <mgf_random **> &self.randoms[0]
+        with nogil:
+            if e.f32 != NULL:
+                e.f32.gpt_streams_draw(&out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, <const float *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+            else:
+                e.f64.gpt_streams_draw(&out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, <const double *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+        return drawn

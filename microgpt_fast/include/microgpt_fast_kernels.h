@@ -100,4 +100,7 @@ MGF_FAST(void, gpt_streams_init, (void *streams, const real *params, ptrdiff_t B
 /* logits [n, V] that follow tokens[i] at positions[i] of stream slots[i], n <= B different streams; positions must come in
  * order from 0. A stream's bits depend neither on the other streams nor on the number of threads. */
 MGF_FAST(void, gpt_streams_decode, (real *logits, const int32_t *slots, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B, const mgf_config *config, void *streams, mgf_pool *pool))
+/* the same, and the next tokens: drawn[i] has the probability softmax(logits[i] / temperature), by a draw of Python's
+ * random.choices from randoms[i]; where that is NULL nothing is drawn, and drawn[i] = -1 */
+MGF_FAST(void, gpt_streams_draw, (int32_t *drawn, mgf_random **randoms, double temperature, const int32_t *slots, const int32_t *tokens, const int32_t *positions, ptrdiff_t n, const real *params, ptrdiff_t B, const mgf_config *config, void *streams, mgf_pool *pool))
 #undef MGF_FAST
