@@ -20,12 +20,15 @@ enum {
     MICRO_SHARES = 8,                            /* of a larger batch, at most: groups that one item of the first phase has */
     V_PAD = 16,
     /* a unit of the second phase: VL rows of a weight, UNIT_VECTORS vectors of its columns */
+    UNIT_VECTORS = VL < 8 ? 8 / VL : 1,
     BLOCK_ROWS = VL < 8 ? VL : 8, /* of a unit that are summed at a time: 8 vectors, as many chains of multiply-adds */
-    UNIT_VECTORS = 8 / BLOCK_ROWS,
+    TALL_BLOCK_ROWS = VL,         /* in batches of more than TALL_FROM rows, whose sums take longer than Adam */
+    TALL_FROM = 64,
     ROOT_BY_STEPS = REAL_BITS == 32 ? 4 : 2, /* one row in as many has roots by vsqrt_by_steps, the others by the divider */
     EMBEDDING_UNIT = 1024, /* rows of wte and wpe */
 };
 
+#define SAFE_TOTAL ((real)1e-26) /* exp(-SAFE_SCORE), about */
 #define MASKED (-(real)1e30) /* a score or logit whose exponential is to be 0 */
 
 /* Everything about one layer that outlives its part of the forward or the backward pass. */
@@ -90,9 +93,9 @@ INLINE int micro_serves(const mgf_config *c) {
     return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16);
 }
 
-/* parts that N rows are cut into, at the ends of documents: an even number, for two threads */
+/* parts that N rows are cut into, at the ends of documents: one, or an even number for two threads */
 INLINE ptrdiff_t micro_groups(ptrdiff_t N) {
-    return N <= MICRO_GROUP ? 1 : 2 * ((N + 2 * MICRO_GROUP - 1) / (2 * MICRO_GROUP));
+    return N < MICRO_ALONE ? 1 : 2 * ((N + 2 * MICRO_GROUP - 1) / (2 * MICRO_GROUP));
 }
 
 /* queries that share a vector with the heads (micro_attention.h) */

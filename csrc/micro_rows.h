@@ -186,33 +186,72 @@ INLINE void logits_piece(const int C, const int R, const int M, const micro *g, 
     }
 }
 
-/* logits = x head^T, then their gradient: weight (softmax - onehot) */
+/* columns c .. c + VL of a row's logits become their gradient, e being their exponentials */
+INLINE void store_logit_gradient(const micro *g, ptrdiff_t row, ptrdiff_t statistic, ptrdiff_t c, vec e) {
+    vec p = e * splat(g->factor[statistic]);
+    ivec is_target = lane_numbers() == isplat((integer)(g->targets[row] - c));
+    store(g->logits + row * g->V + c, blend(is_target, p - splat(g->row_weight[statistic]), p));
+}
+
+/* logits = x head^T, then their gradient: weight (softmax - onehot), for the tile from row t on */
+INLINE void loss_of_tile(const int C, const int R, const micro *g, ptrdiff_t t, ptrdiff_t s) {
+    const ptrdiff_t V = g->V;
+    vec largest[MICRO_ROWS], total[MICRO_ROWS];
+    real *z = g->logits + t * V;
+    ROWS largest[i] = splat(MASKED), total[i] = (vec){0};
+    ptrdiff_t c = 0;
+    for (; c + 2 * VL <= V; c += 2 * VL) logits_piece(C, R, 2, g, t, c, largest);
+    if (c < V) logits_piece(C, R, 1, g, t, c, largest);
+    ROWS {
+        g->at_target[s + i] = z[i * V + g->targets[t + i]];
+        largest[i] = max_lanes(largest[i]);
+        g->largest[s + i] = largest[i][0];
+    }
+    for (c = 0; c < V; c += VL) ROWS {
+        vec e = vexp(load(z + i * V + c) - largest[i]);
+        store(z + i * V + c, e);
+        total[i] += e;
+    }
+    store_sums(R, g->total + s, total);
+    STATISTICS(g->factor + s, load(g->row_weight + s + i) / load(g->total + s + i));
+    for (c = 0; c < V; c += VL) ROWS store_logit_gradient(g, t + i, s + i, c, load(z + i * V + c));
+}
+
+/* The same for logits that stay in registers, and go to exp without their maximum; where one is so large, or a sum so small,
+ * that this is not safe, nothing is done and the answer is 0. */
+INLINE int loss_in_registers(const int C, const int R, const int M, const micro *g, ptrdiff_t t, ptrdiff_t s) {
+    micro_tile x;
+    vec largest = splat(MASKED), total[MICRO_ROWS];
+    ROWS VECTORS x[i][j] = load(g->bias + j * VL);
+    multiply(R, M, C, x, g->x + t * C, C, g->head_t, M * VL);
+    ROWS {
+        real *z = g->logits + (t + i) * M * VL;
+        VECTORS store(z + j * VL, x[i][j]);
+        VECTORS largest = vmax(x[i][j], largest);
+        g->at_target[s + i] = z[g->targets[t + i]];
+    }
+    if (any(largest > splat(SAFE_SCORE))) return 0;
+    ROWS {
+        total[i] = (vec){0};
+        VECTORS {
+            x[i][j] = vexp(x[i][j]);
+            total[i] += x[i][j];
+        }
+    }
+    store_sums(R, g->total + s, total);
+    UNROLL for (int i = 0; i < R; i += VL) {
+        vec sum = load(g->total + s + i);
+        if (any((sum < splat(SAFE_TOTAL)) & (lane_numbers() < isplat(R - i)))) return 0;
+        store(g->largest + s + i, (vec){0});
+        store(g->factor + s + i, load(g->row_weight + s + i) / sum);
+    }
+    ROWS VECTORS store_logit_gradient(g, t + i, s + i, j * VL, x[i][j]);
+    return 1;
+}
+
 INLINE void rows_loss(const int C, const int R, const micro_rows *p) {
     const micro *g = p->g;
-    const ptrdiff_t V = g->V;
-    TILES {
-        const ptrdiff_t s = t + p->gap;
-        vec largest[MICRO_ROWS], total[MICRO_ROWS];
-        real *z = g->logits + t * V;
-        ROWS largest[i] = splat(MASKED), total[i] = (vec){0};
-        ptrdiff_t c = 0;
-        for (; c + 2 * VL <= V; c += 2 * VL) logits_piece(C, R, 2, g, t, c, largest);
-        if (c < V) logits_piece(C, R, 1, g, t, c, largest);
-        ROWS {
-            g->at_target[s + i] = z[i * V + g->targets[t + i]];
-            largest[i] = max_lanes(largest[i]);
-            g->largest[s + i] = largest[i][0];
-        }
-        for (c = 0; c < V; c += VL) ROWS {
-            vec e = vexp(load(z + i * V + c) - largest[i]);
-            store(z + i * V + c, e);
-            total[i] += e;
-        }
-        store_sums(R, g->total + s, total);
-        STATISTICS(g->factor + s, load(g->row_weight + s + i) / load(g->total + s + i));
-        for (c = 0; c < V; c += VL) ROWS store(z + i * V + c, load(z + i * V + c) * splat(g->factor[s + i]));
-        ROWS z[i * V + g->targets[t + i]] -= g->row_weight[s + i];
-    }
+    TILES if (g->V != 2 * VL || !loss_in_registers(C, R, 2, g, t, t + p->gap)) loss_of_tile(C, R, g, t, t + p->gap);
 }
 
 /* dx = dlogits head */

@@ -16,10 +16,11 @@ INLINE void transpose_unit(const micro *g, const micro_unit *u) {
                         VL, VL, 1);
 }
 
-#define BLOCK_VECTORS UNROLL for (int i = 0; i < BLOCK_ROWS; i++) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
+#define BLOCK_VECTORS UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
 
-/* dw += dy^T x over rows [t, end), in ascending order, for rows of the weight from `row` of the unit on */
-INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u, ptrdiff_t row, ptrdiff_t t, ptrdiff_t end) {
+/* dw += dy^T x over rows [t, end), in ascending order, for `rows` rows of the weight from `row` of the unit on */
+INLINE void block_gradient(const int rows, vec dw[][UNIT_VECTORS], const micro_unit *u, ptrdiff_t row, ptrdiff_t t,
+                           ptrdiff_t end) {
     const ptrdiff_t ld_dy = u->ld_dy, ld_x = u->ld_x;
     const real *dy = u->dy + row + t * ld_dy, *x = u->x + t * ld_x;
     for (; t < end; t++, dy += ld_dy, x += ld_x) {
@@ -31,13 +32,14 @@ INLINE void block_gradient(vec dw[BLOCK_ROWS][UNIT_VECTORS], const micro_unit *u
 
 /* the gradients of all weights from rows [first, end), stored as a share's first or added to it */
 static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, ptrdiff_t end, int adds) {
+    const int rows = TALL_BLOCK_ROWS;
     for (const micro_unit *u = g->unit; u < g->unit + g->units; u++)
-        for (ptrdiff_t row = 0; row < VL; row += BLOCK_ROWS) {
+        for (ptrdiff_t row = 0; row < VL; row += rows) {
             const ptrdiff_t ld = u->ld;
             real *block = sums + u->at + row * ld;
-            vec dw[BLOCK_ROWS][UNIT_VECTORS];
+            vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
             BLOCK_VECTORS dw[i][j] = adds ? load(block + i * ld + j * VL) : (vec){0};
-            block_gradient(dw, u, row, first, end);
+            block_gradient(rows, dw, u, row, first, end);
             BLOCK_VECTORS store(block + i * ld + j * VL, dw[i][j]);
         }
 }
@@ -46,15 +48,15 @@ static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, p
  * for longer than those that multiply: some rows' roots are left to them, and a unit of weights is transposed when the
  * next is under way. */
 INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants,
-                         const int decays, const int shared) {
+                         const int rows, const int decays, const int shared) {
     const adam_constants a = *constants;
     for (const micro_unit *u = g->unit + first; u < g->unit + end; u++) {
-        for (ptrdiff_t row = 0; row < VL; row += BLOCK_ROWS) {
+        for (ptrdiff_t row = 0; row < VL; row += rows) {
             const ptrdiff_t ld = u->ld, block = u->at + row * ld;
             real *p = g->params + block, *m = g->m + block, *v = g->v + block;
-            vec dw[BLOCK_ROWS][UNIT_VECTORS];
+            vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
             BLOCK_VECTORS dw[i][j] = (vec){0};
-            if (!shared) block_gradient(dw, u, row, 0, g->N);
+            if (!shared) block_gradient(rows, dw, u, row, 0, g->N);
             else for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
                 BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
             BLOCK_VECTORS {
@@ -67,10 +69,12 @@ INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const a
     transpose_unit(g, g->unit + end - 1);
 }
 
+/* large batches: p *= 1 - 0 where nothing decays */
 static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *a) {
-    if (g->shares) update_units(g, first, end, a, 1, 1); /* p *= 1 - 0 where nothing decays */
-    else if (a->decays) update_units(g, first, end, a, 1, 0);
-    else update_units(g, first, end, a, 0, 0);
+    if (g->shares) update_units(g, first, end, a, TALL_BLOCK_ROWS, 1, 1);
+    else if (g->N > TALL_FROM) update_units(g, first, end, a, TALL_BLOCK_ROWS, 1, 0);
+    else if (a->decays) update_units(g, first, end, a, BLOCK_ROWS, 1, 0);
+    else update_units(g, first, end, a, BLOCK_ROWS, 0, 0);
 }
 
 /* rows [unit * EMBEDDING_UNIT, ..) of wte and wpe: sums of the batch's dx0 in ascending order; then Adam */
