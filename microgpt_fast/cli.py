@@ -5,6 +5,7 @@ cannot be done; 130, Ctrl-C.
 """
 
 import argparse
+import os
 import sys
 from functools import partial
 from importlib import import_module
@@ -131,9 +132,10 @@ def parse(arguments=None):
             reason = ABSENT.get(word[2:].replace("-", "_"))
             if reason:
                 raise UsageError(f"there is no option {word}: {reason}")
-        raise UsageError(
-            f"unknown argument {word}{closest(word, known)} (see {PROGRAM} {options.command} --help)"
-        )
+        near = closest(word, known)
+        if hasattr(options, "data") and os.path.exists(word):
+            near = f"; did you mean --data {word}?"
+        raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} {options.command} --help)")
     return options
 
 

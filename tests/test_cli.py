@@ -169,6 +169,7 @@ def test_version_and_help(run):
         ("trian", "unknown command .trian.; did you mean train\\?"),
         ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
         ("train extra", "unknown argument extra"),
+        ("train empty", "unknown argument empty; did you mean --data empty\\?"),
         ("train --n-layer", "--n-layer"),
         ("train --n-layer two", "--n-layer.*'two'"),
         ("train --n-layer 0", "n_layer must be at least 1, not 0"),
