@@ -50,10 +50,10 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **_NANOGPT_TRAINING,
             "time_budget": 10,
-            "batch_size": 64,
-            "learning_rate": 5e-3,
+            "batch_size": 4,
+            "learning_rate": 2e-3,
             "min_learning_rate": 1e-4,
-            "weight_decay": 0.2,
+            "weight_decay": 0.03,
             "grad_clip": 0.0,
             "num_samples": 20,
         },

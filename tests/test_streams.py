@@ -6,6 +6,7 @@ import pytest
 import microgpt_fast as mg
 from microgpt_fast.config import GPTConfig, UsageError
 from microgpt_fast.model import GPT
+from microgpt_fast.random_stream import sampling_weights, seeded
 from microgpt_fast.sample import Writer, generate
 from microgpt_fast.tokenizer import Tokenizer
 
@@ -53,6 +54,27 @@ def test_streams_are_the_decoder(model, dtype):
         decoder = engine.decoder(model.parameters)
         alone = [decoder.step(token, position) for position, token in enumerate(document)]
         np.testing.assert_allclose(wanted, alone, rtol=tolerance, atol=tolerance)
+
+
+def test_a_draw_is_a_choice_by_the_softmax_of_a_step(model):
+    size, temperature = 5, 0.7
+    streams, twins = (fast_engine(model).streams(model.parameters, size) for _ in range(2))
+    randoms, alone = ([seeded(i, model.backend) for i in range(size)] for _ in range(2))
+    slots, tokens = [4, 0, 2, 3], [0, 1, 2, 3]
+    for position in range(model.config.block_size):
+        reads = {slot for slot in slots if (slot + position) % 3 == 0}
+        drawn = streams.draw(
+            slots, tokens, [position] * 4, [None if i in reads else randoms[i] for i in slots], temperature
+        )
+        weights = sampling_weights(twins.step(slots, tokens, [position] * 4), temperature)
+        assert drawn.dtype == np.int32
+        assert drawn.tolist() == [
+            -1 if i in reads else alone[i].choices(row) for i, row in zip(slots, weights)
+        ]
+        tokens = [max(token, 0) for token in drawn.tolist()]
+    assert [random.getstate() for random in randoms] == [random.getstate() for random in alone]
+    with pytest.raises(ValueError):
+        streams.draw([0, 1], [0, 0], [0, 0], randoms[:1], temperature)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
