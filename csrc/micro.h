@@ -46,7 +46,7 @@ static void micro_give_back(micro *g, real *params, real *m, real *v) {
 static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, const int64_t *starts, const int32_t *lengths,
                              ptrdiff_t B) {
     const ptrdiff_t Q = micro_queries(g->D), H = g->H;
-    const ptrdiff_t N = rows_in(lengths, B), parts = micro_groups(N);
+    const ptrdiff_t N = rows_in(lengths, B), parts = micro_groups(&g->config, N);
     ptrdiff_t row = 0, p_at = 0, groups = 0, group_row = 0;
     g->B = B, g->cu_seqlens[0] = 0, g->group[0].first = 0;
     for (ptrdiff_t b = 0; b < B; b++) {
@@ -145,11 +145,12 @@ static void micro_pass(const micro_phase *p, ptrdiff_t group) {
     micro_losses(g, group);
 }
 
-/* all groups of a small batch, or those of a share, with the sums of their weights' gradients */
+/* a group of a small batch, or those of a share, with the sums of their weights' gradients */
+INLINE ptrdiff_t micro_pass_items(const micro *g) { return g->shares ? g->shares : g->groups; }
 static void micro_pass_item(void *context, ptrdiff_t item) {
     const micro_phase *p = context;
     const micro *g = p->g;
-    const ptrdiff_t items = max_of(1, g->shares), begin = item * g->groups / items, end = (item + 1) * g->groups / items;
+    const ptrdiff_t items = micro_pass_items(g), begin = item * g->groups / items, end = (item + 1) * g->groups / items;
     for (ptrdiff_t group = begin; group < end; group++) {
         micro_pass(p, group);
         if (g->shares)
@@ -196,8 +197,8 @@ static void micro_train_steps(double *losses, real *params, real *m, real *v, co
     p.embedding_units = (config->vocab_size + g.T + EMBEDDING_UNIT - 1) / EMBEDDING_UNIT;
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
         micro_pack_batch(&g, adam_scale(adam->beta2), tokens, starts, lengths, B);
-        mgf_pool *threads = g.N < MICRO_ALONE ? NULL : pool;
-        mgf_pool_run(threads, max_of(1, g.shares), micro_pass_item, &p);
+        mgf_pool *threads = micro_is_shared(config, g.N) ? pool : NULL;
+        mgf_pool_run(threads, micro_pass_items(&g), micro_pass_item, &p);
         p.adam = adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step);
         p.chunk = threads ? (g.units + 2 * mgf_pool_threads(threads) - 1) / (2 * mgf_pool_threads(threads)) : g.units;
         mgf_pool_run(threads, p.embedding_units + (g.units + p.chunk - 1) / p.chunk, micro_update_item, &p);

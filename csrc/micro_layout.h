@@ -16,7 +16,8 @@ enum {
     MICRO_KEYS = 64,                             /* longer blocks take the streaming attention */
     SAFE_SCORE = 60,                             /* exp(x), and sums of it, are far from 0 and infinity for |x| up to it */
     MICRO_GROUP = 64,                            /* rows that pass through the model together, about */
-    MICRO_ALONE = 128,                           /* batches with fewer rows are not worth waking a thread for */
+    MICRO_WORK = 500 * 1000,                     /* products of a batch's rows and weights that are worth waking a thread for */
+    MICRO_ALONE = 128,                           /* batches with fewer rows sum their gradients at once, not in shares */
     MICRO_SHARES = 8,                            /* of a larger batch, at most: groups that one item of the first phase has */
     V_PAD = 16,
     /* a unit of the second phase: VL rows of a weight, UNIT_VECTORS vectors of its columns */
@@ -93,9 +94,14 @@ INLINE int micro_serves(const mgf_config *c) {
     return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16);
 }
 
+/* whether a batch of N rows is work enough for several threads */
+INLINE int micro_is_shared(const mgf_config *c, ptrdiff_t N) {
+    return N >= MICRO_ALONE || N * c->n_layer * 12 * c->n_embd * c->n_embd >= MICRO_WORK;
+}
+
 /* parts that N rows are cut into, at the ends of documents: one, or an even number for two threads */
-INLINE ptrdiff_t micro_groups(ptrdiff_t N) {
-    return N < MICRO_ALONE ? 1 : 2 * ((N + 2 * MICRO_GROUP - 1) / (2 * MICRO_GROUP));
+INLINE ptrdiff_t micro_groups(const mgf_config *c, ptrdiff_t N) {
+    return micro_is_shared(c, N) ? 2 * ((N + 2 * MICRO_GROUP - 1) / (2 * MICRO_GROUP)) : 1;
 }
 
 /* queries that share a vector with the heads (micro_attention.h) */
@@ -121,7 +127,7 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     *g = (micro){.config = *c, .L = L, .C = C, .H = H, .D = C / H, .V = V, .T = T,
                  .P = embeddings + V * C + L * 12 * square};
     arena a = {workspace ? (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63) : NULL, 0};
-    const ptrdiff_t groups = micro_groups(N), statistics = N + (groups + 1) * VL;
+    const ptrdiff_t groups = micro_groups(c, N), statistics = N + (groups + 1) * VL;
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
     g->p_at = take(&a, B, sizeof(ptrdiff_t)), g->group = take(&a, groups, sizeof(micro_group));

@@ -50,9 +50,13 @@ def test_bits_do_not_depend_on_the_number_of_threads(compiled, dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sizes", [dict(n_embd=16, n_layer=2), dict(n_embd=32, block_size=9)])
-def test_bits_of_large_batches_of_narrow_models(compiled, dtype, sizes):
-    config, B = GPTConfig(27, **sizes), 113
+@pytest.mark.parametrize(
+    ("sizes", "B"),
+    [(dict(n_embd=16, n_layer=2), 113), (dict(n_embd=32, block_size=9), 113), (dict(n_embd=32, n_layer=4), 7),
+     (dict(n_embd=32, n_layer=4), 2)],
+)  # fmt: skip
+def test_bits_of_narrow_models_that_threads_share(compiled, dtype, sizes, B):
+    config = GPTConfig(27, **sizes)
     rng = np.random.default_rng(B)
     lengths = rng.integers(1, config.block_size + 1, STEPS * B).astype(np.int32)
     tokens, starts = rng.integers(0, 27, 1000).astype(np.int32), rng.integers(0, 900, STEPS * B)
