@@ -8,7 +8,9 @@ SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a
 OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
 OPERATIONS_TO_SHARE = 2_000_000  # in a step: with fewer, threads are not even tried
 TRIAL_SECONDS = 0.01  # that a chunk of steps takes at least, to count
-TRIAL_CHUNKS = 3  # with each number of threads
+TRIAL_CHUNKS = 3  # with each number of threads; and so many slow ones in a row call for a new trial
+SLOW = 1.5  # times as long as it took in the trial
+TRIAL_LASTS = 10.0  # seconds of training
 
 
 def default_threads(config: GPTConfig, tokens: int) -> int:
@@ -38,17 +40,23 @@ def operations(config: GPTConfig, tokens: int) -> int:
 class Trial:
     """Whether more threads are faster, tried while a model trains: its bits do not depend on it.
 
+    Other programs come and go: after some seconds, or when steps become slow, all is tried again.
+
     Parameters
     ----------
     model : GPT
-        Its number of threads is changed, and in the end is the faster one.
+        Its number of threads is changed, and after a trial is the faster one.
     threads : int
         To be tried besides the model's own number.
     """
 
     def __init__(self, model, threads):
-        self.model = model
-        self.times = {model.threads: [], threads: []}
+        self.model, self.numbers = model, (model.threads, threads)
+        self._begin()
+
+    def _begin(self):
+        self.times = {threads: [] for threads in self.numbers}
+        self.slow, self.left = 0, TRIAL_LASTS
 
     @property
     def is_over(self):
@@ -56,8 +64,15 @@ class Trial:
 
     def record(self, seconds, tokens):
         """Take note of the time that some steps took, and of the tokens in them; choose the threads of the next."""
-        if self.is_over or seconds < TRIAL_SECONDS:
+        if seconds < TRIAL_SECONDS:
             return
+        if self.is_over:
+            is_slow = seconds / tokens > SLOW * min(self.times[self.model.threads])
+            self.slow = self.slow + 1 if is_slow else 0
+            self.left -= seconds
+            if self.slow < TRIAL_CHUNKS and self.left > 0:
+                return
+            self._begin()
         self.times[self.model.threads].append(seconds / tokens)
         if self.is_over:
             choice = min(self.times, key=lambda n: min(self.times[n]))

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,6 +147,23 @@ def test_training_tries_both_numbers_of_threads_and_keeps_the_faster(compiled, m
     assert set(one) == {1}
     assert run.model.parameters.tobytes() == told.model.parameters.tobytes()
     assert run.losses.tobytes() == told.losses.tobytes()
+
+
+def test_a_trial_is_repeated_when_steps_become_slow_and_after_a_while():
+    model = SimpleNamespace(threads=1)
+    trial = threads.Trial(model, 2)
+
+    def threads_of_next(chunks, one, two):
+        taken = []
+        for _ in range(chunks):
+            trial.record(one if model.threads == 1 else two, tokens=10)
+            taken.append(model.threads)
+        return taken
+
+    assert set(threads_of_next(50, one=0.03, two=0.02)[6:]) == {2}
+    assert set(threads_of_next(50, one=0.03, two=0.06)[9:]) == {1}  # another program takes a core ...
+    assert set(threads_of_next(50, one=0.03, two=0.02)) == {1}  # ... and is gone: found out by and by
+    assert threads_of_next(int(threads.TRIAL_LASTS / 0.03) + 20, one=0.03, two=0.02)[-1] == 2
 
 
 def test_small_steps_and_exact_numerics_try_no_threads(compiled, monkeypatch):
