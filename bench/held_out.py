@@ -1,6 +1,6 @@
 """Held-out loss and time of a preset, and of the same training in PyTorch: same data, split, initial weights and batches.
 
-    python bench/held_out.py names.txt --preset laptop-10s --time-budget 10 --torch-budget 120 --seeds 5 --threads 2
+    python bench/held_out.py names.txt --preset laptop-10s --time-budget 10 --torch-budget 120 --seeds 5 --threads auto
     python bench/held_out.py tinyshakespeare.txt --preset nanogpt-cpu --learning-rate 1e-3 --seeds 3 --threads 1 2
 
 With budgets each program measures its speed first and fits the schedule to the steps that it can take; without, both take
@@ -40,7 +40,8 @@ class TorchTraining:
     def __init__(self, run, threads):
         import torch
 
-        torch.set_num_threads(threads)
+        if threads:
+            torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
         self.torch, self.run, self.config, self.step = torch, run, run.config, 0
         tensors = joined(run.model.tensors)
@@ -120,20 +121,20 @@ def main():
     parser.add_argument("--time-budget", type=float, help="ours, in seconds")
     parser.add_argument("--torch-budget", type=float, help="PyTorch's, in seconds")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", nargs="+", default=["1"], help="ours and PyTorch's; auto: what each takes by itself")
     options = parser.parse_args()
     chosen = {"preset": options.preset, "eval_interval": 0}
     if options.learning_rate is not None:
         chosen["learning_rate"] = options.learning_rate
     for threads in options.threads:
-        chosen["threads"] = threads
+        chosen["threads"] = None if threads == "auto" else int(threads)
         results = {"microgpt-fast": [], "PyTorch": []}
         for seed in range(1, options.seeds + 1):
             budget = {"time_budget": options.time_budget} if options.time_budget else {}
             results["microgpt-fast"].append(ours(options.data, {**chosen, **budget, "seed": seed}))
             fitted = {"num_steps": 1} if options.torch_budget else {}
             run = mg.Trainer(options.data, **chosen, **fitted, seed=seed)
-            results["PyTorch"].append(TorchTraining(run, threads).result(options.torch_budget))
+            results["PyTorch"].append(TorchTraining(run, chosen["threads"]).result(options.torch_budget))
             for who, found in results.items():
                 print(f"{threads} threads, seed {seed}, {who}: held-out loss %.4f, %d steps in %.1f s" % found[-1], flush=True)
         for who, found in results.items():
