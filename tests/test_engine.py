@@ -134,6 +134,20 @@ def test_training_is_the_reference(backend, setting, trained):
         assert_tensors_close(got, tensors, config, 1e-8)
 
 
+def assert_a_step_takes_the_gradient(backend, config, params, random, tolerance):
+    """A training step with a rate of 0 leaves in m what `backward` computes by other code."""
+    tokens = random.integers(0, 27, 40).astype(np.int32)
+    batch = tokens, np.array([0, 17]), np.array([16, 13], np.int32)
+    engine = backend.Engine(config, params.dtype)
+    grads, m, v, losses = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params), np.empty(1)
+    wanted, before = engine.backward(grads, params, *batch), params.copy()
+    engine.train_steps(losses, params, m, v, *batch, 2, np.zeros(1), (0.5, 0.99, 1e-8, 0.0), 1)
+    assert np.isfinite(grads).all()
+    assert losses[0] == pytest.approx(wanted.mean(), rel=tolerance)
+    assert_tensors_close(2 * m, grads, config, tolerance)
+    assert np.array_equal(params, before)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-3), (np.float64, 1e-11)])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("n_head", [1, 2, 4])
@@ -149,17 +163,7 @@ def test_scores_whose_exponentials_overflow(backend, n_head, sign, dtype, tolera
         if name.endswith(("attn_wq", "attn_wk")):
             np.fill_diagonal(matrix, 5 * n_head**0.25 * (sign if name.endswith("wq") else 1))
         first += rows * columns
-    tokens = random.integers(0, 27, 40).astype(np.int32)
-    batch = tokens, np.array([0, 17]), np.array([16, 13], np.int32)
-    engine = backend.Engine(config, dtype)
-    grads, m, v, losses = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params), np.empty(1)
-    wanted = engine.backward(grads, params, *batch)
-    before = params.copy()
-    engine.train_steps(losses, params, m, v, *batch, 2, np.zeros(1), (0.5, 0.99, 1e-8, 0.0), 1)
-    assert np.isfinite(grads).all()
-    assert losses[0] == pytest.approx(wanted.mean(), rel=tolerance)
-    assert_tensors_close(2 * m, grads, config, tolerance)
-    assert np.array_equal(params, before)
+    assert_a_step_takes_the_gradient(backend, config, params, random, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-3), (np.float64, 1e-11)])
@@ -176,14 +180,7 @@ def test_logits_whose_exponentials_overflow_or_vanish(backend, logit, dtype, tol
         if name == "lm_head":
             matrix += logit / columns
         first += rows * columns
-    tokens = random.integers(0, 27, 40).astype(np.int32)
-    batch = tokens, np.array([0, 17]), np.array([16, 13], np.int32)
-    engine = backend.Engine(config, dtype)
-    grads, m, v, losses = np.zeros_like(params), np.zeros_like(params), np.zeros_like(params), np.empty(1)
-    wanted = engine.backward(grads, params, *batch)
-    engine.train_steps(losses, params, m, v, *batch, 2, np.zeros(1), (0.5, 0.99, 1e-8, 0.0), 1)
-    assert losses[0] == pytest.approx(wanted.mean(), rel=tolerance)
-    assert_tensors_close(2 * m, grads, config, tolerance)
+    assert_a_step_takes_the_gradient(backend, config, params, random, tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
