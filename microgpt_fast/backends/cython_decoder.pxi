@@ -159,9 +159,9 @@ cdef class Streams:
         cdef Engine e = self.engine
         cdef int32_t[::1] which = np.array(slots, np.int32), ids = np.array(tokens, np.int32)
         cdef int32_t[::1] at = np.array(positions, np.int32)
+        if len(randoms) != which.shape[0]:
+            raise ValueError(f"{len(randoms)} random streams are not one for each of {which.shape[0]} streams")
         cdef Py_ssize_t i, n = self.accept(which, ids, at)
-        if len(randoms) != n:
-            raise ValueError(f"{len(randoms)} random streams are not one for each of {n} streams")
         cdef Random random
         for i in range(n):
             random = randoms[i]
