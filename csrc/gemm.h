@@ -45,14 +45,21 @@ static void gemm_aux(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, p
     ptrdiff_t block = transposed || K == 0 ? M : max_of(24, A_BLOCK_BYTES / (K * (ptrdiff_t)sizeof(real)) / 12 * 12);
     ptrdiff_t aux_step = mode == ROW_SCALE_ADD ? 0 : 1;
     for (ptrdiff_t i = 0; i < M; i += block) {
-        for (ptrdiff_t j = 0; j < N; j += PANEL) {
-            ptrdiff_t columns = min_of(PANEL, N - j);
+        for (ptrdiff_t j = 0, columns; j < N; j += columns) {
+            columns = min_of(PANEL, N - j);
             tile_arguments t = {
                 .K = K, .a = transposed ? a + i : a + i * ld_a, .ld_a = ld_a, .transposed = transposed,
-                .b = b.data + j / PANEL * b.panel, .ld_b = b.ld ? b.ld : padded(columns),
+                .b = b.data + j / PANEL * b.panel, .ld_b = b.ld ? b.ld : padded(columns), .panel = b.panel,
                 .c = c + i * ld_c + j, .ld_c = ld_c,
                 .mode = mode, .aux = aux ? aux + i * ld_aux + j * aux_step : c, .ld_aux = aux ? ld_aux : 0,
             };
+#if VECTOR_REGISTERS == 16
+            if (M == 1 && N - j >= WIDE_ROW * VL) {
+                columns = WIDE_ROW * VL;
+                tile_wide_row(&t);
+                continue;
+            }
+#endif
             gemm_panel(t, min_of(block, M - i), columns);
         }
     }

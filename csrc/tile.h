@@ -27,7 +27,7 @@ typedef struct {
     ptrdiff_t ld_a;
     int transposed;
     const real *b;
-    ptrdiff_t ld_b;
+    ptrdiff_t ld_b, panel; /* between rows of B; between panels of it, for WIDE_ROW */
     real *c;
     ptrdiff_t ld_c;
     tile_mode mode;
@@ -40,6 +40,10 @@ typedef void tile_function(const tile_arguments *);
 
 #define TILE_VECTORS (VECTOR_REGISTERS == 32 ? 4 : 2)
 #define TILE_ROWS 12
+
+/* A single row makes as many chains of multiply-adds as it has vectors, and 2 do not hide an addition's latency: with 16
+ * registers it takes several panels of B at once. */
+#define WIDE_ROW 8
 
 /* the most rows that leave registers for one row of B and one element of A */
 INLINE int tile_rows(int vectors) {
@@ -54,7 +58,7 @@ INLINE void tile_store(real *p, vec x, const int partial, int last) {
 }
 
 /* x [rows, vectors] += sum over k */
-INLINE void tile_sums(const int rows, const int vectors, const int transposed, const int partial, vec x[TILE_ROWS][4],
+INLINE void tile_sums(const int rows, const int vectors, const int transposed, const int partial, vec x[TILE_ROWS][WIDE_ROW],
                       const tile_arguments *t) {
     const real *a = t->a, *b = t->b;
     const ptrdiff_t ld_a = t->ld_a, ld_b = t->ld_b, K = t->K;
@@ -62,9 +66,9 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
     const real *a0 = a, *a1 = a + 3 * ld_a, *a2 = a + 6 * ld_a, *a3 = a + 9 * ld_a;
     for (ptrdiff_t k = 0; k < K; k++) {
         if (transposed) __builtin_prefetch(a + 32 * ld_a); /* rows of A lie too far apart for the hardware to foresee */
-        vec row[4];
+        vec row[WIDE_ROW];
         UNROLL for (int j = 0; j < vectors; j++)
-            row[j] = tile_load(b + j * VL, partial && j == vectors - 1, t->last);
+            row[j] = tile_load(b + j / TILE_VECTORS * t->panel + j % TILE_VECTORS * VL, partial && j == vectors - 1, t->last);
         UNROLL for (int i = 0; i < rows; i++) {
             real element = transposed ? a[i] : (i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3)[i % 3 * ld_a];
             UNROLL for (int j = 0; j < vectors; j++) x[i][j] = splat(element) * row[j] + x[i][j];
@@ -76,7 +80,7 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
 }
 
 INLINE void tile(const int rows, const int vectors, const int partial, const tile_arguments *t) {
-    vec x[TILE_ROWS][4];
+    vec x[TILE_ROWS][WIDE_ROW];
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
     if (t->transposed) tile_sums(rows, vectors, 1, partial, x, t);
     else tile_sums(rows, vectors, 0, partial, x, t);
@@ -124,6 +128,7 @@ TILES_TO_8(3)
 TILES_TO_6(4)
 #else
 TILES_TO_6(2)
+NOINLINE void tile_wide_row(const tile_arguments *t) { tile(1, WIDE_ROW, 0, t); }
 #endif
 
 /* [vectors - 1][rows - 1][partial] */
