@@ -51,30 +51,28 @@ static void pack_weights(decoder *d, const real *params) {
     mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
 }
 
-/* scores[t] = q . k_t for n keys of D elements, and something for those that fill the last vector; returns the largest in
- * each lane. Keys come in blocks of VL, which hold all first elements, all second ones, and so on. Meanwhile as much is
- * fetched of the values, and of what is scored next: the caches of many streams lie in no cache of the processor. */
-static vec score_keys(real *scores, const real *q, const real *keys, const real *values, const real *next_keys,
-                      ptrdiff_t n, ptrdiff_t D) {
-    vec largest = splat(-(real)INFINITY);
-    for (ptrdiff_t t = 0; t < n; t += VL, values += VL * D, next_keys += VL * D) {
+/* scores[h, t] = q[h] . k[t, h] for n keys of H heads, and something for those that fill the last vector; factors[h] = the
+ * largest in each lane. Keys come in blocks of VL, which hold all first elements, all second ones, and so on: they are read
+ * from end to end. Meanwhile the values are fetched: the caches of many streams lie in no near cache of the processor. */
+static void score_keys(real *scores, real *factors, const real *q, const real *keys, const real *values, ptrdiff_t n,
+                       ptrdiff_t H, ptrdiff_t D, ptrdiff_t ld_t) {
+    for (ptrdiff_t t = 0; t < n; t += VL, values += VL * H * D) {
         const int left = lanes_left(t, n);
-        for (ptrdiff_t i = 0; i < VL * D; i += 64 / (ptrdiff_t)sizeof(real)) {
-            if (i < left * D) __builtin_prefetch(values + i);
-            __builtin_prefetch(next_keys + i);
+        const ivec counts = lane_numbers() < isplat(left);
+        for (ptrdiff_t h = 0; h < H; h++) {
+            for (ptrdiff_t i = 0; i < left * D; i += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(values + h * left * D + i);
+            vec even = {0}, odd = {0};
+            ptrdiff_t d = 0;
+            for (; d + 2 <= D; d += 2, keys += 2 * VL) {
+                even += splat(q[h * D + d]) * load(keys);
+                odd += splat(q[h * D + d + 1]) * load(keys + VL);
+            }
+            if (d < D) even += splat(q[h * D + d]) * load(keys), keys += VL;
+            vec s = even + odd, largest = t ? load(factors + h * VL) : splat(-(real)INFINITY);
+            store(scores + h * ld_t + t, s);
+            store(factors + h * VL, vmax(blend(counts, s, largest), largest));
         }
-        vec even = {0}, odd = {0};
-        ptrdiff_t d = 0;
-        for (; d + 2 <= D; d += 2, keys += 2 * VL) {
-            even += splat(q[d]) * load(keys);
-            odd += splat(q[d + 1]) * load(keys + VL);
-        }
-        if (d < D) even += splat(q[d]) * load(keys), keys += VL;
-        vec s = even + odd;
-        store(scores + t, s);
-        largest = vmax(blend(lane_numbers() < isplat(left), s, largest), largest);
     }
-    return largest;
 }
 
 /* x = exp(scale (x - largest)) for n elements, and 0 for those that fill the last vector; returns 1 / sum x in every lane */
@@ -91,13 +89,13 @@ INLINE vec softmax_row(real *x, ptrdiff_t n, vec largest, real scale) {
 }
 
 /* o = factor * sum over t of p[t] v_t, for `vectors` vectors of columns; of the last of them, `last` lanes */
-INLINE void sum_values(const int vectors, real *o, const real *p, const real *values, ptrdiff_t n, ptrdiff_t D, int last,
-                       vec factor) {
+INLINE void sum_values(const int vectors, real *o, const real *p, const real *values, ptrdiff_t n, ptrdiff_t ld,
+                       int last, vec factor) {
     vec sum[2][2] = {{{0}}};
     ptrdiff_t t = 0;
 #define ADD_VALUE(i)                                                                       \
     UNROLL for (int j = 0; j < vectors; j++)                                               \
-        sum[i][j] += splat(p[t + i]) * tile_load(values + (t + i) * D + j * VL, j == vectors - 1, last)
+        sum[i][j] += splat(p[t + i]) * tile_load(values + (t + i) * ld + j * VL, j == vectors - 1, last)
     for (; t + 2 <= n; t += 2) {
         ADD_VALUE(0);
         ADD_VALUE(1);
@@ -118,31 +116,25 @@ static void attend_row(const phase *p, ptrdiff_t i) {
     const decoder *d = (const decoder *)p->g;
     const gpt *g = p->g;
     layer_activations y = activations(g, p->layer);
-    const ptrdiff_t D = g->D, head_size = d->ld_t * D, position = g->positions[i], n = position + 1;
-    const real *q = y.qkv + i * g->ld_3c, *k = q + g->C, *v = k + g->C;
+    const ptrdiff_t C = g->C, H = g->H, D = g->D, position = g->positions[i], n = position + 1;
+    const real *q = y.qkv + i * g->ld_3c, *k = q + C, *v = k + C;
     const real scale = (real)(1 / sqrt((double)D));
-    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + g->H * d->ld_t;
+    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
     real *keys = d->keys + cache_at(d, p->layer, i), *values = d->values + cache_at(d, p->layer, i);
-    const real *keys_after = d->keys + cache_at(d, p->layer, i + 1 < g->N ? i + 1 : i);
 
     /* all heads' scores, then their probabilities, then the outputs: each a chain of its own, so that none is waited for */
-    for (ptrdiff_t h = 0; h < g->H; h++) {
-        real *head_keys = keys + h * head_size, *head_values = values + h * head_size;
-        const real *next_keys = h + 1 < g->H ? head_keys + head_size : keys_after;
-        for (ptrdiff_t c = 0; c < D; c++) head_keys[position / VL * VL * D + c * VL + position % VL] = k[h * D + c];
-        memcpy(head_values + position * D, v + h * D, (size_t)D * sizeof(real));
-        vec largest = score_keys(scores + h * d->ld_t, q + h * D, head_keys, head_values, next_keys, n, D);
-        store(factors + h * VL, largest);
-    }
-    for (ptrdiff_t h = 0; h < g->H; h++)
+    for (ptrdiff_t c = 0; c < C; c++) keys[position / VL * VL * C + c * VL + position % VL] = k[c];
+    memcpy(values + position * C, v, (size_t)C * sizeof(real));
+    score_keys(scores, factors, q, keys, values, n, H, D, d->ld_t);
+    for (ptrdiff_t h = 0; h < H; h++)
         store(factors + h * VL, softmax_row(scores + h * d->ld_t, n, load(factors + h * VL), scale));
-    for (ptrdiff_t h = 0; h < g->H; h++) {
-        const real *p = scores + h * d->ld_t, *head_values = values + h * head_size;
+    for (ptrdiff_t h = 0; h < H; h++) {
+        const real *p = scores + h * d->ld_t;
         vec factor = load(factors + h * VL);
-        ptrdiff_t c = 0;
-        for (; c + VL < D; c += 2 * VL)
-            sum_values(2, o + h * D + c, p, head_values + c, n, D, lanes_left(c + VL, D), factor);
-        if (c < D) sum_values(1, o + h * D + c, p, head_values + c, n, D, lanes_left(c, D), factor);
+        ptrdiff_t c = h * D, end = c + D;
+        for (; c + VL < end; c += 2 * VL)
+            sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
+        if (c < end) sum_values(1, o + c, p, values + c, n, C, lanes_left(c, end), factor);
     }
 }
 
