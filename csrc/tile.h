@@ -2,8 +2,8 @@
  *
  *     C[i, :] (mode)= sum over k of A(i, k) * B[k, :]          A(i, k) = a[i * ld_a + k], or a[k * ld_a + i] transposed
  *
- * Every element of C is one chain of multiply-adds with k ascending, whatever the tile's shape: its bits do not depend
- * on how a matrix is cut into tiles. The functions are made for every height and width, so that no row or vector is
+ * Every element of C is one chain of multiply-adds with k ascending, from 0 on, or from what C holds: its bits do not
+ * depend on how a matrix is cut into tiles, nor on how k is cut into blocks. The functions are made for every height and width, so that no row or vector is
  * computed in vain; `last` lanes of the last vector are real, the rest is neither read nor written.
  */
 #ifndef MGF_TILE_H
@@ -11,10 +11,10 @@
 
 #include "simd.h"
 
-/* What becomes of x = A B: c and aux are elements, or rows for ROW_SCALE_ADD, of the same index. */
+/* What becomes of x = A B, or x = C + A B where `adds` is set: c and aux are elements, or rows for ROW_SCALE_ADD, of the same index. */
 typedef enum {
     STORE,          /* c = x */
-    ADD,            /* c = c + x */
+    ADD,            /* c = x, which began as c */
     RELU,           /* c = max(x, 0) */
     RELU_GRADIENT,  /* c = aux > 0 ? x : 0 */
     RELU2_GRADIENT, /* c = 2 aux x */
@@ -31,6 +31,7 @@ typedef struct {
     real *c;
     ptrdiff_t ld_c;
     tile_mode mode;
+    int adds;
     const real *aux;
     ptrdiff_t ld_aux;
     int last;
@@ -82,6 +83,9 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
 INLINE void tile(const int rows, const int vectors, const int partial, const tile_arguments *t) {
     vec x[TILE_ROWS][WIDE_ROW];
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
+    if (t->adds)
+        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++)
+            x[i][j] = tile_load(t->c + i * t->ld_c + j * VL, partial && j == vectors - 1, t->last);
     if (t->transposed) tile_sums(rows, vectors, 1, partial, x, t);
     else tile_sums(rows, vectors, 0, partial, x, t);
 
@@ -92,18 +96,16 @@ INLINE void tile(const int rows, const int vectors, const int partial, const til
         tile_store(c, expression, edge, t->last);                                                \
     }                                                                                            \
     break
-#define C_ELEMENT tile_load(c, edge, t->last)
 #define AUX_ELEMENT tile_load(t->aux + i * t->ld_aux + j * VL, edge, t->last)
     switch (t->mode) {
-    case STORE: FOR_TILE(x[i][j]);
-    case ADD: FOR_TILE(C_ELEMENT + x[i][j]);
+    case STORE:
+    case ADD: FOR_TILE(x[i][j]);
     case RELU: FOR_TILE(vmax(x[i][j], (vec){0}));
     case RELU_GRADIENT: FOR_TILE(blend(AUX_ELEMENT > (vec){0}, x[i][j], (vec){0}));
     case RELU2_GRADIENT: FOR_TILE(AUX_ELEMENT * (x[i][j] + x[i][j]));
-    case ROW_SCALE_ADD: FOR_TILE(C_ELEMENT * splat(t->aux[i * t->ld_aux]) + x[i][j]);
+    case ROW_SCALE_ADD: FOR_TILE(tile_load(c, edge, t->last) * splat(t->aux[i * t->ld_aux]) + x[i][j]);
     }
 #undef FOR_TILE
-#undef C_ELEMENT
 #undef AUX_ELEMENT
 }
 
