@@ -10,7 +10,8 @@
 enum {
     PANEL = TILE_VECTORS * VL,        /* columns of B that a tile covers */
     A_BLOCK_BYTES = 400 * 1024,       /* rows of A that stay in the second-level cache while panels of B pass */
-    COPY_K = 256, COPY_ROWS = 96,     /* what is copied at a time: rows of B's panel, and columns of a transposed A */
+    COPY_K = 1024 / sizeof(real),     /* what is copied at a time: rows of B's panel */
+    COPY_ROWS = 128,                  /* and columns of a transposed A */
     COPY_FROM = 48,                   /* rows of C that are worth it */
     FIRST_TABLE = 64 * 4096,          /* bytes in the pages whose addresses a processor knows at once */
 };

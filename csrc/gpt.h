@@ -23,7 +23,8 @@
 
 enum {
     ROW_BLOCK = 96,     /* rows of the batch that pass through a layer's matrices together */
-    WEIGHT_BLOCK = 96,  /* rows of a weight whose gradient is one item; a multiple of every VL */
+    /* rows of a weight whose gradient is one item, a multiple of every VL: more where they share copies (gemm.h) */
+    WEIGHT_BLOCK = VECTOR_REGISTERS == 16 ? COPY_ROWS : 96,
     HEAD_WORK = 64 * 64 /* scores that make an item of the attention worth handing out */
 };
 

@@ -3,15 +3,17 @@
  *     C[i, :] (mode)= sum over k of A(i, k) * B[k, :]          A(i, k) = a[i * ld_a + k], or a[k * ld_a + i] transposed
  *
  * Every element of C is one chain of multiply-adds with k ascending, from 0 on, or from what C holds: its bits do not
- * depend on how a matrix is cut into tiles, nor on how k is cut into blocks. The functions are made for every height and width, so that no row or vector is
- * computed in vain; `last` lanes of the last vector are real, the rest is neither read nor written.
+ * depend on how a matrix is cut into tiles, nor on how k is cut into blocks. The functions are made for every height and
+ * width, so that no row or vector is computed in vain; `last` lanes of the last vector are real, the rest is neither read
+ * nor written.
  */
 #ifndef MGF_TILE_H
 #define MGF_TILE_H
 
 #include "simd.h"
 
-/* What becomes of x = A B, or x = C + A B where `adds` is set: c and aux are elements, or rows for ROW_SCALE_ADD, of the same index. */
+/* What becomes of x = A B, or of x = C + A B where `adds` is set: c and aux are elements, or rows for ROW_SCALE_ADD, of the
+ * same index. */
 typedef enum {
     STORE,          /* c = x */
     ADD,            /* c = x, which began as c */

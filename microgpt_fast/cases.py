@@ -333,6 +333,8 @@ _GEMM_SIZES = (
     dict(M=33, N=65, K=64, pad=1, accumulate=1),
     dict(M=70, N=130, K=20, pad=5),
     dict(M=20, N=19, K=257),
+    dict(M=131, N=19, K=301, pad=700, accumulate=1),  # rows that lie far apart
+    dict(M=403, N=3, K=257, pad=700),
 )
 
 # What is timed: the layers of a model of n_embd 384 on 4 documents of 256 tokens, and of 64 on 1 of 64. In

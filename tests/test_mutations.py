@@ -196,9 +196,33 @@ DEFECTS = {
     ),
     "a K block overwritten instead of added": (
         "gemm.h",
-        ["gemm_nt"],
-        "k || accumulate ? ADD : STORE",
-        "accumulate ? ADD : STORE",
+        ["gemm_nn", "gemm_nt", "gemm_tn"],
+        "part.adds = t.adds || k",
+        "part.adds = t.adds",
+    ),
+    "the first K block drops what it is to be added to": (
+        "gemm.h",
+        ["gemm_nn", "gemm_nt", "gemm_tn"],
+        "part.adds = t.adds || k",
+        "part.adds = k > 0",
+    ),
+    "the first rows of a transposed A copied again": (
+        "gemm.h",
+        ["gemm_tn"],
+        "t.a + k * t.ld_a + i, t.ld_a",
+        "t.a + k * t.ld_a, t.ld_a",
+    ),
+    "the first columns of a far B copied again": (
+        "gemm.h",
+        ["gemm_nn", "gemm_tn"],
+        "b.data + k * b.ld + j, b.ld",
+        "b.data + k * b.ld, b.ld",
+    ),
+    "a row's second panel read from the first": (
+        "tile.h",
+        ["gemm_nn"],
+        "j / TILE_VECTORS * t->panel",
+        "j / TILE_VECTORS * 0",
     ),
 }
 
