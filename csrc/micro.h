@@ -42,9 +42,10 @@ static void micro_give_back(micro *g, real *params, real *m, real *v) {
 
 /* ---- a batch */
 
-/* scale: what gradients are to be multiplied with */
-static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, const int64_t *starts, const int32_t *lengths,
-                             ptrdiff_t B) {
+/* scale: what gradients are to be multiplied with. A function of its own, since the fewer instructions there are between
+ * two steps, the more of the next step's first chain of operations overlaps with the last step's Adam. */
+NOINLINE void micro_pack_batch(micro *g, double scale, const int32_t *tokens, const int64_t *starts,
+                               const int32_t *lengths, ptrdiff_t B) {
     const ptrdiff_t Q = micro_queries(g->D), H = g->H;
     const ptrdiff_t N = rows_in(lengths, B), parts = micro_groups(&g->config, N);
     ptrdiff_t row = 0, p_at = 0, groups = 0, group_row = 0;
@@ -61,17 +62,17 @@ static void micro_pack_batch(micro *g, double scale, const int32_t *tokens, cons
         }
         g->cu_seqlens[b + 1] = (int32_t)row;
         g->p_at[b] = p_at;
-        p_at += (n + Q - 1) / Q * Q * (n + 1) * H;
-        if (b == B - 1 || row * parts / N != group_row * parts / N) {
+        p_at += ((n + Q - 1) & -Q) * (n + 1) * H; /* Q is a power of 2 */
+        if (b == B - 1 || (parts > 1 && row * parts / N != group_row * parts / N)) {
             g->group[groups++].end = b + 1;
             if (b < B - 1) g->group[groups].first = b + 1;
             group_row = row;
         }
     }
-    for (ptrdiff_t i = row; i < row + MICRO_ROWS; i++) {
-        g->tokens[i] = g->targets[i] = g->positions[i] = 0;
-        g->row_weight[i + (groups - 1) * VL] = 0;
-    }
+    memset(g->tokens + row, 0, MICRO_ROWS * sizeof(int32_t)); /* rows without weight, which may fill the last tile */
+    memset(g->targets + row, 0, MICRO_ROWS * sizeof(int32_t));
+    memset(g->positions + row, 0, MICRO_ROWS * sizeof(int32_t));
+    memset(g->row_weight + row + (groups - 1) * VL, 0, MICRO_ROWS * sizeof(real));
     g->N = row, g->groups = groups;
     g->shares = row < MICRO_ALONE ? 0 : min_of(groups, MICRO_SHARES);
 }
@@ -150,12 +151,15 @@ INLINE ptrdiff_t micro_pass_items(const micro *g) { return g->shares ? g->shares
 static void micro_pass_item(void *context, ptrdiff_t item) {
     const micro_phase *p = context;
     const micro *g = p->g;
-    const ptrdiff_t items = micro_pass_items(g), begin = item * g->groups / items, end = (item + 1) * g->groups / items;
+    if (!g->shares) {
+        micro_pass(p, item);
+        return;
+    }
+    const ptrdiff_t begin = item * g->groups / g->shares, end = (item + 1) * g->groups / g->shares;
     for (ptrdiff_t group = begin; group < end; group++) {
         micro_pass(p, group);
-        if (g->shares)
-            micro_share_gradients(g, g->share_grads + item * g->P, g->cu_seqlens[g->group[group].first],
-                                  g->cu_seqlens[g->group[group].end], group > begin);
+        micro_share_gradients(g, g->share_grads + item * g->P, g->cu_seqlens[g->group[group].first],
+                              g->cu_seqlens[g->group[group].end], group > begin);
     }
 }
 

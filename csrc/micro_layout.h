@@ -22,9 +22,10 @@ enum {
     V_PAD = 16,
     /* a unit of the second phase: VL rows of a weight, UNIT_VECTORS vectors of its columns */
     UNIT_VECTORS = VL < 8 ? 8 / VL : 1,
-    BLOCK_ROWS = VL < 8 ? VL : 8, /* of a unit that are summed at a time: 8 vectors, as many chains of multiply-adds */
-    TALL_BLOCK_ROWS = VL,         /* in batches of more than TALL_FROM rows, whose sums take longer than Adam */
-    TALL_FROM = 64,
+    /* of a unit that are summed at a time, chains of multiply-adds: few, whose quotients the next block's sums overlap */
+    BLOCK_ROWS = VECTOR_BYTES == 64 ? 8 : VL / 2,
+    TALL_BLOCK_ROWS = VL, /* in batches of more than TALL_FROM rows, whose sums take longer than Adam */
+    TALL_FROM = VECTOR_BYTES == 64 ? 64 : 16,
     ROOT_BY_STEPS = REAL_BITS == 32 ? 4 : 2, /* one row in as many has roots by vsqrt_by_steps, the others by the divider */
     EMBEDDING_UNIT = 1024, /* rows of wte and wpe */
 };
@@ -123,7 +124,7 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     N += MICRO_ROWS; /* rows without weight, which may fill the last tile */
     const ptrdiff_t C = c->n_embd, F = 4 * C, L = c->n_layer, H = c->n_head, T = c->block_size;
     const ptrdiff_t V = (c->vocab_size + V_PAD - 1) / V_PAD * V_PAD, square = C * C;
-    const ptrdiff_t embeddings = padded((c->vocab_size + T) * C);
+    const ptrdiff_t block = ROOT_BY_STEPS * VL, embeddings = ((c->vocab_size + T) * C + block - 1) / block * block;
     *g = (micro){.config = *c, .L = L, .C = C, .H = H, .D = C / H, .V = V, .T = T,
                  .P = embeddings + V * C + L * 12 * square};
     arena a = {workspace ? (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63) : NULL, 0};

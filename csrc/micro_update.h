@@ -77,24 +77,31 @@ static void micro_update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, c
     else update_units(g, first, end, a, BLOCK_ROWS, 0, 0);
 }
 
+/* row += d, where it is one of the item's rows */
+INLINE void add_to_row(real *grads, ptrdiff_t row, ptrdiff_t rows, const real *d, ptrdiff_t C) {
+    if ((size_t)row >= (size_t)rows) return;
+    grads += row * C;
+    for (ptrdiff_t c = 0; c < C; c += VL) store(grads + c, load(grads + c) + load(d + c));
+}
+
 /* rows [unit * EMBEDDING_UNIT, ..) of wte and wpe: sums of the batch's dx0 in ascending order; then Adam */
 static void micro_update_embeddings(const micro *g, ptrdiff_t unit, const adam_constants *constants) {
     const adam_constants a = *constants;
-    const ptrdiff_t C = g->C, V = g->config.vocab_size;
-    const ptrdiff_t first = unit * EMBEDDING_UNIT, rows = min_of(EMBEDDING_UNIT, V + g->T - first);
-    real *grads = g->embedding_grads + first * C;
-    for (ptrdiff_t t = 0; t < g->N; t++) {
-        const ptrdiff_t targets[2] = {g->tokens[t] - first, V + g->positions[t] - first};
-        UNROLL for (int i = 0; i < 2; i++) {
-            if (targets[i] < 0 || targets[i] >= rows) continue;
-            real *row = grads + targets[i] * C;
-            for (ptrdiff_t c = 0; c < C; c += VL) store(row + c, load(row + c) + load(g->dx0 + t * C + c));
+    const ptrdiff_t C = g->C, first = unit * EMBEDDING_UNIT, wpe = g->config.vocab_size - first;
+    const ptrdiff_t rows = min_of(EMBEDDING_UNIT, wpe + g->T);
+    real *grads = g->embedding_grads + first * C, *p = g->params + first * C, *m = g->m + first * C, *v = g->v + first * C;
+    const int32_t *tokens = g->tokens, *positions = g->positions;
+    const real *dx0 = g->dx0;
+    for (ptrdiff_t t = 0, N = g->N; t < N; t++, dx0 += C) {
+        add_to_row(grads, tokens[t] - first, rows, dx0, C);
+        add_to_row(grads, wpe + positions[t], rows, dx0, C);
+    }
+    for (ptrdiff_t i = 0; i < rows * C; i += ROOT_BY_STEPS * VL)
+        UNROLL for (int j = 0; j < ROOT_BY_STEPS; j++) { /* the last rows' padding moves from 0 to 0 */
+            const ptrdiff_t at = i + j * VL;
+            adam_whole_vector(p + at, m + at, v + at, load(grads + at), &a, a.decays, j == 0);
+            store(grads + at, (vec){0});
         }
-    }
-    for (ptrdiff_t i = 0, at = first * C; i < rows * C; i += VL, at += VL) {
-        adam_whole_vector(g->params + at, g->m + at, g->v + at, load(grads + i), &a, a.decays, i / VL % ROOT_BY_STEPS == 0);
-        store(grads + i, (vec){0});
-    }
 }
 
 #endif
