@@ -208,7 +208,7 @@ print(numba_simd.VECTOR_BYTES)
 """
 
 
-@pytest.mark.skipif(not numba_simd._X86, reason="needs an x86-64 processor")
+@pytest.mark.skipif(not numba_simd.X86, reason="needs an x86-64 processor")
 @pytest.mark.parametrize(
     ("features", "dtype", "bytes_wide"),
     [("", "float64", 16),

@@ -144,7 +144,7 @@ print(t.numba_simd.VECTOR_BYTES)
 """
 
 
-@pytest.mark.skipif(not numba_simd._X86, reason="needs an x86-64 processor")
+@pytest.mark.skipif(not numba_simd.X86, reason="needs an x86-64 processor")
 @pytest.mark.parametrize(
     ("features", "jobs", "bytes_wide"),
     [("", ["wide-two-heads"], 16),

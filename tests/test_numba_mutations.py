@@ -107,7 +107,8 @@ def red_ones(folder, names, text="", instead=""):
     package = Path(microgpt_fast.__file__).parent
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     copy = shutil.copytree(package, folder / "microgpt_fast", ignore=ignore)
-    sources = {path: path.read_text() for path in (copy / "backends").glob("numba_*.py")}
+    jitted = [*copy.glob("backends/numba_*.py"), *copy.glob("backends/numba_*/*.py")]
+    sources = {path: path.read_text() for path in jitted}
     if text:
         assert sum(source.count(text) for source in sources.values()) == 1, f"plant this defect anew: {text}"
         for path, source in sources.items():

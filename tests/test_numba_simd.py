@@ -207,14 +207,14 @@ def test_denormal_numbers_count_as_0_in_between_only(dtype):
     for flush in (False, True, False):
         out = unset(dtype, 100)
         halve(out, smallest, flush)
-        assert (out == (0 if flush and simd._X86 else smallest / 2)).all()
+        assert (out == (0 if flush and simd.X86 else smallest / 2)).all()
 
 
 NEEDS_AVX2 = pytest.mark.skipif(simd.VECTOR_BYTES < 32, reason="needs AVX2")
 
 
 @pytest.mark.skipif(
-    not simd._X86 or "NUMBA_CPU_FEATURES" in os.environ, reason="needs an x86-64 processor's own features"
+    not simd.X86 or "NUMBA_CPU_FEATURES" in os.environ, reason="needs an x86-64 processor's own features"
 )
 @pytest.mark.parametrize(
     ("features", "bytes_wide"), [("", 16), pytest.param("+avx,+avx2,+fma", 32, marks=NEEDS_AVX2)]

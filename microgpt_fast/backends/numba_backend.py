@@ -6,7 +6,7 @@ is the matrix's: rows are contiguous and ld_* (or the row's length) elements apa
 NULL in C may be None. Nothing is checked. The GIL is released.
 
 The functions are compiled at their first call for a dtype and kept on disk (numba_compile.py). Within,
-matrices are pointers (numba_simd.py), and `n` is the number of lanes of a vector. What computes is in
+matrices are pointers (numba_simd/), and `n` is the number of lanes of a vector. What computes is in
 numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the same parts, in numba_gpt.py.
 """
 

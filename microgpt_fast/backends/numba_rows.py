@@ -1,6 +1,6 @@
 """Rows of a constant width for Numba, for models so narrow that whole rows fit into registers.
 
-`rows_pointer(array, C, D)` is a pointer (numba_simd.py) that knows as part of its type, and so as constants
+`rows_pointer(array, C, D)` is a pointer (numba_simd/) that knows as part of its type, and so as constants
 for the compiler, that rows have C elements, in heads of D. What is loaded through it has these shapes:
 
 - a *row* is one Vec of C lanes;
@@ -19,21 +19,8 @@ from numba.core import types
 from numba.extending import intrinsic, register_model
 from numba.core.datamodel import models
 
-from .numba_simd import (
-    Pointer,
-    Vec,
-    _address,
-    _fma,
-    _larger,
-    _load,
-    _native,
-    _row,
-    _shuffle,
-    _splat,
-    _store,
-    _tile,
-    _transpose_groups,
-)
+from .numba_simd import llvm
+from .numba_simd.vec import Pointer, Vec, native
 
 
 class Rows(Pointer):
@@ -41,7 +28,7 @@ class Rows(Pointer):
 
     def __init__(self, dtype, C, D):
         super().__init__(dtype)
-        self.C, self.D, self.R = C, D, max(1, 8 * _native(dtype) // C)
+        self.C, self.D, self.R = C, D, max(1, 8 * native(dtype) // C)
         self.name = f"Rows({dtype}, {C}, {D})"
 
     @property
@@ -73,7 +60,7 @@ def rows_pointer(typing, array, C, D):
     """The address of an array's first element, as a pointer to rows of C elements in heads of D, two
     constants."""
     kind = Rows(array.dtype, C.literal_value, D.literal_value)
-    return kind(array, C, D), lambda context, b, sig, a: _address(context, b, array, a[0])
+    return kind(array, C, D), lambda context, b, sig, a: llvm.address(context, b, array, a[0])
 
 
 def _constant_of(attribute, text):
@@ -113,7 +100,7 @@ def _load_of(shape, text):
     @intrinsic
     def load(typing, p):
         vec = getattr(p, shape)
-        return vec(p), lambda context, b, sig, a: _load(b, a[0], vec.n)
+        return vec(p), lambda context, b, sig, a: llvm.load(b, a[0], vec.n)
 
     load.__doc__ = text
     return load
@@ -132,7 +119,7 @@ def load_rows(typing, p, ld):
     """The tile of the rows at p, p + ld, ..."""
 
     def emit(context, b, sig, a):
-        return _tile(b, [_load(b, at, p.C) for at in _addresses(b, *a, p.R)])
+        return llvm.tile(b, [llvm.load(b, at, p.C) for at in _addresses(b, *a, p.R)])
 
     return p.tile(p, types.intp), emit
 
@@ -143,7 +130,7 @@ def store_rows(typing, p, ld, tile):
 
     def emit(context, b, sig, a):
         for i, at in enumerate(_addresses(b, a[0], a[1], p.R)):
-            _store(b, at, _row(b, a[2], i, p.C))
+            llvm.store(b, at, llvm.row(b, a[2], i, p.C))
         return context.get_dummy_value()
 
     return types.none(p, types.intp, tile), emit
@@ -154,10 +141,10 @@ def store_rows_transposed(typing, p, ld, tile):
     """Column c of the tile to p + c * ld."""
 
     def emit(context, b, sig, a):
-        rows = [_row(b, a[2], i, p.C) for i in range(p.R)]
-        _transpose_groups(b, rows, p.R)
+        rows = [llvm.row(b, a[2], i, p.C) for i in range(p.R)]
+        llvm.transpose_groups(b, rows, p.R)
         for c, at in enumerate(_addresses(b, a[0], a[1], p.C)):
-            _store(b, at, _row(b, rows[c % p.R], c // p.R, p.R))
+            llvm.store(b, at, llvm.row(b, rows[c % p.R], c // p.R, p.R))
         return context.get_dummy_value()
 
     return types.none(p, types.intp, tile), emit
@@ -168,7 +155,7 @@ def load_column(typing, p, ld):
     """The tile with p[i * ld] in every lane of row i."""
 
     def emit(context, b, sig, a):
-        return _tile(b, [_splat(b, b.load(at), p.C) for at in _addresses(b, *a, p.R)])
+        return llvm.tile(b, [llvm.splat(b, b.load(at), p.C) for at in _addresses(b, *a, p.R)])
 
     return p.tile(p, types.intp), emit
 
@@ -178,9 +165,9 @@ def load_columns(typing, p):
     """The columns of the D rows at p, p + C, ..."""
 
     def emit(context, b, sig, a):
-        rows = [_load(b, b.gep(a[0], [ir.Constant(ir.IntType(64), d * p.C)]), p.C) for d in range(p.D)]
-        _transpose_groups(b, rows, p.D)
-        return _tile(b, rows)
+        rows = [llvm.load(b, b.gep(a[0], [ir.Constant(ir.IntType(64), d * p.C)]), p.C) for d in range(p.D)]
+        llvm.transpose_groups(b, rows, p.D)
+        return llvm.tile(b, rows)
 
     return p.columns(p), emit
 
@@ -190,10 +177,10 @@ def store_columns(typing, p, columns):
     """Columns to the D rows at p, p + C, ...: inverts `load_columns`."""
 
     def emit(context, b, sig, a):
-        rows = [_row(b, a[1], d, p.C) for d in range(p.D)]
-        _transpose_groups(b, rows, p.D)
+        rows = [llvm.row(b, a[1], d, p.C) for d in range(p.D)]
+        llvm.transpose_groups(b, rows, p.D)
         for d, row in enumerate(rows):
-            _store(b, b.gep(a[0], [ir.Constant(ir.IntType(64), d * p.C)]), row)
+            llvm.store(b, b.gep(a[0], [ir.Constant(ir.IntType(64), d * p.C)]), row)
         return context.get_dummy_value()
 
     return types.none(p, columns), emit
@@ -202,7 +189,7 @@ def store_columns(typing, p, columns):
 @intrinsic
 def load_heads(typing, p):
     """The D rows at p, p + C, ... as they are."""
-    return p.columns(p), lambda context, b, sig, a: _load(b, a[0], p.columns.n)
+    return p.columns(p), lambda context, b, sig, a: llvm.load(b, a[0], p.columns.n)
 
 
 # ---- between shapes
@@ -212,14 +199,14 @@ def load_heads(typing, p):
 def repeat(typing, row, like):
     """The row again and again, as many times as make the size of `like`."""
     lanes = list(range(row.n)) * (like.n // row.n)
-    return like(row, like), lambda context, b, sig, a: _shuffle(b, a[0], a[0], lanes)
+    return like(row, like), lambda context, b, sig, a: llvm.shuffle(b, a[0], a[0], lanes)
 
 
 @intrinsic
 def spread(typing, statistics, like):
     """The tile, of the size of `like`, with number i in every lane of row i."""
     lanes = [i // (like.n // statistics.n) for i in range(like.n)]
-    return like(statistics, like), lambda context, b, sig, a: _shuffle(b, a[0], a[0], lanes)
+    return like(statistics, like), lambda context, b, sig, a: llvm.shuffle(b, a[0], a[0], lanes)
 
 
 def _reduced_rows(b, tile, rows, combine):
@@ -229,18 +216,18 @@ def _reduced_rows(b, tile, rows, combine):
     lanes belong to four rows by turns, and so on; then lanes of the same row are combined.
     """
     width = tile.type.count // rows
-    vectors, distance = [_row(b, tile, i, width) for i in range(rows)], 1
+    vectors, distance = [llvm.row(b, tile, i, width) for i in range(rows)], 1
     while len(vectors) > 1:
         own = [lane + width * bool(lane & distance) for lane in range(width)]
         other = [lane ^ distance for lane in own]
         pairs = zip(vectors[::2], vectors[1::2])
-        vectors = [combine(b, _shuffle(b, x, y, own), _shuffle(b, x, y, other)) for x, y in pairs]
+        vectors = [combine(b, llvm.shuffle(b, x, y, own), llvm.shuffle(b, x, y, other)) for x, y in pairs]
         distance *= 2
     [x] = vectors
     while distance < width:
-        x = combine(b, x, _shuffle(b, x, x, [lane ^ distance for lane in range(width)]))
+        x = combine(b, x, llvm.shuffle(b, x, x, [lane ^ distance for lane in range(width)]))
         distance *= 2
-    return _shuffle(b, x, x, range(rows))
+    return llvm.shuffle(b, x, x, range(rows))
 
 
 @intrinsic
@@ -256,7 +243,7 @@ def sum_of_rows(typing, p, tile):
 @intrinsic
 def max_of_rows(typing, p, tile):
     """Statistics: the largest number of each row of a tile."""
-    return p.statistics(p, tile), lambda context, b, sig, a: _reduced_rows(b, a[1], p.R, _larger)
+    return p.statistics(p, tile), lambda context, b, sig, a: _reduced_rows(b, a[1], p.R, llvm.larger)
 
 
 # ---- heads
@@ -264,7 +251,7 @@ def max_of_rows(typing, p, tile):
 
 def _in_heads(b, row, d, D):
     """Element d of every head, in all lanes of the head."""
-    return _shuffle(b, row, row, [lane // D * D + d for lane in range(row.type.count)])
+    return llvm.shuffle(b, row, row, [lane // D * D + d for lane in range(row.type.count)])
 
 
 @intrinsic
@@ -282,8 +269,8 @@ def dot_columns(typing, columns, row):
     def emit(context, b, sig, a):
         chains = [None, None]  # so that one multiply-add's latency does not set the pace
         for d in range(D):
-            x, y = _row(b, a[0], d, row.n), _in_heads(b, a[1], d, D)
-            chains[d % 2] = b.fmul(x, y) if d < 2 else _fma(b, x, y, chains[d % 2])
+            x, y = llvm.row(b, a[0], d, row.n), _in_heads(b, a[1], d, D)
+            chains[d % 2] = b.fmul(x, y) if d < 2 else llvm.fma(b, x, y, chains[d % 2])
         return b.fadd(*chains)
 
     return row(columns, row), emit
@@ -295,8 +282,8 @@ def add_to_columns(typing, columns, x, row):
     D = columns.n // row.n
 
     def emit(context, b, sig, a):
-        sums = [_fma(b, a[1], _in_heads(b, a[2], d, D), _row(b, a[0], d, row.n)) for d in range(D)]
-        return _tile(b, sums)
+        sums = [llvm.fma(b, a[1], _in_heads(b, a[2], d, D), llvm.row(b, a[0], d, row.n)) for d in range(D)]
+        return llvm.tile(b, sums)
 
     return columns(columns, x, row), emit
 
@@ -310,7 +297,7 @@ def add_heads(typing, total, x, heads):
     def emit(context, b, sig, a):
         result = a[0]
         for d in range(D):
-            result = _fma(b, _in_heads(b, a[1], d, D), _row(b, a[2], d, x.n), result)
+            result = llvm.fma(b, _in_heads(b, a[1], d, D), llvm.row(b, a[2], d, x.n), result)
         return result
 
     return total(total, x, heads), emit
