@@ -12,6 +12,7 @@
 enum {
     SPINS = 2000,  /* then yield, some 20 microseconds */
     YIELDS = 200,  /* then sleep */
+    STACK_BYTES = 2 << 20,
 };
 
 struct mgf_pool {
@@ -94,9 +95,13 @@ mgf_pool *mgf_pool_create(int threads) {
     pool->threads = calloc((size_t)threads, sizeof *pool->threads);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    pthread_attr_t attributes; /* blocks of kernels live on the stack, and some systems give threads little of it */
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     while (pool->threads && pool->workers < threads - 1 &&
-           pthread_create(&pool->threads[pool->workers], NULL, worker, pool) == 0)
+           pthread_create(&pool->threads[pool->workers], &attributes, worker, pool) == 0)
         pool->workers++;
+    pthread_attr_destroy(&attributes);
     return pool;
 }
 
