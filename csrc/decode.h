@@ -16,7 +16,7 @@ enum { DECODE_WORK = 400 * 1000 }; /* multiply-adds of a step with many streams 
 typedef struct {
     gpt g;                /* sizes, parameters and their packed transposes; a row of activations for each stream */
     ptrdiff_t ld_t;       /* keys that a cache has room for: block_size, in whole vectors */
-    real *keys, *values;  /* [B, L, H, ld_t, D]; of the keys, blocks of VL are transposed: [B, L, H, ld_t / VL, D, VL] */
+    real *keys, *values;  /* [B, L, ld_t, C]; of the keys, blocks of VL are transposed: [B, L, ld_t / VL, C, VL] */
     real *scores;         /* [B, ld_scores] [H, ld_t], and a factor of each head, [H, VL] */
     ptrdiff_t ld_scores;
     double *weights;      /* [B, V] of the next token */

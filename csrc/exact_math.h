@@ -93,29 +93,6 @@ INLINE vec square_root(vec x) {
 #endif
 }
 
-#if HAVE_FMA
-/* a * b + c rounded once */
-INLINE vec fused(vec a, vec b, vec c) {
-#if VECTOR_BYTES == 64
-    return (vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
-#elif VECTOR_BYTES == 32
-    return (vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-#else
-    for (int lane = 0; lane < VL; lane++) c[lane] = __builtin_fma(a[lane], b[lane], c[lane]);
-    return c;
-#endif
-}
-#endif
-
-/* a * b + c with one rounding or two */
-INLINE vec product_plus(vec a, vec b, vec c) {
-#if HAVE_FMA
-    return fused(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
 /* a * b - c where that is small enough to be a double */
 INLINE vec residual(vec a, vec b, vec c) {
 #if HAVE_FMA
@@ -182,7 +159,7 @@ INLINE pair power_of(vec x, power y) {
 /* The other double that the library may return for result + error: the one behind the tie if that is close,
  * else result. */
 INLINE vec neighbour(vec result, vec error, double margin) {
-    return product_plus(error, splat(STRETCH(margin)), result);
+    return fused(error, splat(STRETCH(margin)), result);
 }
 INLINE unsigned near_ties(vec result, vec error, double margin) {
     return differ(neighbour(result, error, margin), result);
@@ -194,7 +171,7 @@ INLINE unsigned near_ties(vec result, vec error, double margin) {
 INLINE unsigned roots_near_ties(vec x, vec r, double margin) {
     vec binade = (vec)((ivec)r & isplat(0x7ff0000000000000)),
         error = (vec)((ivec)residual(r, r, x) | isplat(INT64_MIN));
-    return mask_bits((ivec)product_plus(binade * r, splat(0x1p-52 * (1 - 2 * margin)), error));
+    return mask_bits((ivec)fused(binade * r, splat(0x1p-52 * (1 - 2 * margin)), error));
 }
 
 NOINLINE vec library_pow(vec result, vec x, double y, unsigned lanes) {
@@ -224,16 +201,16 @@ INLINE pair exp_of(vec x, ivec *k) {
         0x1.a01a01a01a01ap-13, 0x1.a01a01a01a01ap-16, 0x1.71de3a556c734p-19, 0x1.27e4fb7789f5cp-22,
         0x1.ae64567f544e4p-26, 0x1.1eed8eff8d898p-29, 0x1.6124613a86d09p-33, 0x1.93974a8c07c9dp-37};
     const vec shift = splat(0x1.8p52), ln2_low = splat(LN2_LOW);
-    vec shifted = product_plus(x, splat(0x1.71547652b82fep0), shift), n = shifted - shift;
-    vec rest = product_plus(n, splat(-LN2_HIGH), x), r = product_plus(n, -ln2_low, rest);
+    vec shifted = fused(x, splat(0x1.71547652b82fep0), shift), n = shifted - shift;
+    vec rest = fused(n, splat(-LN2_HIGH), x), r = fused(n, -ln2_low, rest);
     vec r_low = -residual(n, ln2_low, rest - r), square = r * r, half = splat(0.5) * square;
     vec sum = splat(inverse_factorials[11]);
     UNROLL for (int i = 10; i >= 0; i--)
-        sum = product_plus(sum, r, splat(inverse_factorials[i]));
+        sum = fused(sum, r, splat(inverse_factorials[i]));
     vec two = splat(1) + r, three = two + half;
     vec errors = (r - (two - splat(1))) + (half - (three - two)) + splat(0.5) * residual(r, r, square);
     *k = (ivec)shifted << 52;
-    return (pair){three, product_plus(sum, r * square, product_plus(r_low, three, errors))};
+    return (pair){three, fused(sum, r * square, fused(r_low, three, errors))};
 }
 
 /* the library's exp(x), x <= 0; but x itself in the lanes, returned, for which it has yet to be asked */

@@ -99,11 +99,11 @@ static void gemm_direct(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
         }
 }
 
-/* The same by copies of blocks of B's panels, and of a transposed A: for K of any size, they stay in the first and the
- * second cache, and their rows on few pages. */
-NOINLINE void gemm_by_copies(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
+/* The same by copies of blocks of B's panels, and of a transposed A to `rows_of_a`: for K of any size, they stay in the
+ * first and the second cache, and their rows on few pages. Between blocks of K the sums are in C: not for modes that read
+ * c themselves. */
+NOINLINE void gemm_by_copies(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b, real *rows_of_a) {
     real panel[COPY_K * PANEL] __attribute__((aligned(VECTOR_BYTES)));
-    real rows_of_a[COPY_K * COPY_ROWS] __attribute__((aligned(VECTOR_BYTES)));
     const ptrdiff_t K = t.K, block = t.transposed ? COPY_ROWS : A_BLOCK_BYTES / (COPY_K * sizeof(real)) / 12 * 12;
     for (ptrdiff_t k = 0; k < K; k += COPY_K)
         for (ptrdiff_t i = 0; i < M; i += block) {
@@ -123,8 +123,13 @@ NOINLINE void gemm_by_copies(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix 
         }
 }
 
+NOINLINE void gemm_transposed_by_copies(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
+    real rows_of_a[COPY_K * COPY_ROWS] __attribute__((aligned(VECTOR_BYTES)));
+    gemm_by_copies(t, M, N, b, rows_of_a);
+}
+
 /* Whether B's panels, or a transposed A's rows, lie on more pages than the processor's first table of addresses holds.
- * With 32 registers panels are so wide that copying them costs what it gains. */
+ * With AVX-512 panels are so wide that copying them costs what it gains; on ARM nobody has measured it. */
 INLINE int lies_far(int transposed, ptrdiff_t K, ptrdiff_t ld_a, matrix b) {
     ptrdiff_t ld = transposed ? max_of(ld_a, b.ld) : b.ld;
     return VECTOR_REGISTERS == 16 && b.ld && K * ld * (ptrdiff_t)sizeof(real) > FIRST_TABLE;
@@ -137,8 +142,10 @@ static void gemm_aux(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, p
         .K = K, .a = a, .ld_a = ld_a, .transposed = transposed, .c = c, .ld_c = ld_c, .mode = mode, .adds = mode == ADD,
         .aux = aux ? aux : c, .ld_aux = aux ? ld_aux : 0,
     };
-    if (K && (b.transposed || (M >= COPY_FROM && lies_far(transposed, K, ld_a, b)))) gemm_by_copies(t, M, N, b);
-    else gemm_direct(t, M, N, b);
+    const int far = M >= COPY_FROM && mode != ROW_SCALE_ADD && lies_far(transposed, K, ld_a, b);
+    if (K == 0 || !(far || b.transposed)) gemm_direct(t, M, N, b);
+    else if (transposed) gemm_transposed_by_copies(t, M, N, b);
+    else gemm_by_copies(t, M, N, b, NULL);
 }
 
 static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a,

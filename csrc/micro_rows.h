@@ -35,7 +35,7 @@ INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, 
         VECTORS row[j] = load(w + k * ld_w + j * VL);
         ROWS {
             vec element = splat(a[i * ld_a + k]);
-            VECTORS x[i][j] = element * row[j] + x[i][j];
+            VECTORS x[i][j] = fused(element, row[j], x[i][j]);
         }
     }
 }

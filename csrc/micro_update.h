@@ -26,7 +26,7 @@ INLINE void block_gradient(const int rows, vec dw[][UNIT_VECTORS], const micro_u
     for (; t < end; t++, dy += ld_dy, x += ld_x) {
         vec input[UNIT_VECTORS];
         UNROLL for (int j = 0; j < UNIT_VECTORS; j++) input[j] = load(x + j * VL);
-        BLOCK_VECTORS dw[i][j] = splat(dy[i]) * input[j] + dw[i][j];
+        BLOCK_VECTORS dw[i][j] = fused(splat(dy[i]), input[j], dw[i][j]);
     }
 }
 

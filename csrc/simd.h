@@ -28,6 +28,9 @@ typedef int64_t integer;
 #define VECTOR_BYTES 32
 #else
 #define VECTOR_BYTES 16
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
 #endif
 
 /* Registers: what the largest tile of gemm.h may use. */
@@ -58,6 +61,26 @@ INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec x) { *(unaligned_vec *)p = x; }
 INLINE vec splat(real x) { return x - (vec){0}; }
 INLINE ivec isplat(integer x) { return x - (ivec){0}; }
+
+/* a b + c, rounded once where the instruction set can, else twice. Of the expression compilers make the same instruction,
+ * but, tuned for some processors, not where a loop has one chain of sums alone: bits would depend on a tile's shape. */
+INLINE vec fused(vec a, vec b, vec c) {
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return _mm512_fmadd_ps(a, b, c);
+#elif VECTOR_BYTES == 64
+    return _mm512_fmadd_pd(a, b, c);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return _mm256_fmadd_ps(a, b, c);
+#elif VECTOR_BYTES == 32
+    return _mm256_fmadd_pd(a, b, c);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__aarch64__)
+    return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 /* The first n lanes, 0 < n <= VL; the others are 0 when loaded and untouched when stored. */
 #if VECTOR_BYTES == 64 && REAL_BITS == 32

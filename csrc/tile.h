@@ -74,7 +74,7 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
             row[j] = tile_load(b + j / TILE_VECTORS * t->panel + j % TILE_VECTORS * VL, partial && j == vectors - 1, t->last);
         UNROLL for (int i = 0; i < rows; i++) {
             real element = transposed ? a[i] : (i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3)[i % 3 * ld_a];
-            UNROLL for (int j = 0; j < vectors; j++) x[i][j] = splat(element) * row[j] + x[i][j];
+            UNROLL for (int j = 0; j < vectors; j++) x[i][j] = fused(splat(element), row[j], x[i][j]);
         }
         b += ld_b;
         if (transposed) a += ld_a;
