@@ -5,7 +5,9 @@ import pytest
 
 from microgpt_fast import ops
 
-SIZES = [(60, 21, 37, 0), (131, 150, 301, 700)]  # M, N, K, and elements between the rows: near, and far apart
+# M, N, K, and elements between the rows: near, and far apart. The last columns of 16, 24 and 28 are one whole vector of
+# some instruction set, where a single row is a single chain.
+SIZES = [(60, 21, 37, 0), (60, 16, 37, 0), (60, 24, 37, 0), (60, 28, 37, 0), (131, 150, 301, 700)]
 
 
 @pytest.fixture(params=["float64", "float32"])
