@@ -37,8 +37,9 @@ INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, cons
     *m = a->beta1 * *m + a->share * d;
     *v = d * d + a->beta2 * *v;
     if (decays) p *= a->keep;
-    vec root = root_by_steps ? vsqrt_by_steps(*v) : vsqrt(*v);
-    return p - a->rate * (*m / (root + a->epsilon));
+    if (!root_by_steps) return p - a->rate * (*m / (vsqrt(*v) + a->epsilon));
+    const vec factor = splat(ROOT_FACTOR);
+    return p - factor * a->rate * (*m / root_by_steps_plus(*v, factor * a->epsilon));
 }
 
 INLINE void adam_vector(real *p, real *m, real *v, vec d, const adam_constants *a, int n) {

@@ -31,6 +31,7 @@ static void micro_take_in(micro *g, real *params, real *m, real *v) {
     memset(g->params, 0, (size_t)g->P * sizeof(real));
     memset(g->m, 0, (size_t)g->P * sizeof(real));
     memset(g->v, 0, (size_t)g->P * sizeof(real));
+    memset(g->transposed, 0, (size_t)g->P * sizeof(real));
     memset(g->embedding_grads, 0, (size_t)(g->head - g->params) * sizeof(real));
     micro_copy(g, g->params, params, 1), micro_copy(g, g->m, m, 1), micro_copy(g, g->v, v, 1);
     for (ptrdiff_t i = 0; i < g->units; i++) transpose_unit(g, g->unit + i);

@@ -81,7 +81,7 @@ INLINE void micro_heads(const int D, real *o, const ptrdiff_t ld_o, real *e, con
             UNROLL for (int d = 0; d < D; d++) output[d] = (vec){0};
             for (ptrdiff_t i = 0; i < keys; i++) {
                 vec s = dot_columns(D, query, k + i * ld);
-                largest = vmax(vmax(s, -s), largest);
+                largest = vmax_abs(s, largest);
                 vec x = vexp(s - shift);
                 if (i > first) x = blend(query_number(D) < isplat((integer)(i - first)), (vec){0}, x); /* not seen */
                 store(e + i * VL, x);

@@ -48,9 +48,8 @@ typedef struct {
 
 /* VL rows and UNIT_VECTORS * VL columns of a weight w: where they are, where their transpose is, and dw = dy^T x */
 typedef struct {
-    ptrdiff_t at, ld;
-    real *transposed;
-    ptrdiff_t ld_transposed;
+    ptrdiff_t at, ld, rows; /* rows: those that are not padding */
+    real *transposed;       /* its rows are ld_dy elements long */
     const real *dy, *x;
     ptrdiff_t ld_dy, ld_x;
 } micro_unit;
@@ -108,14 +107,15 @@ INLINE ptrdiff_t micro_groups(const mgf_config *c, ptrdiff_t N) {
 /* queries that share a vector with the heads (micro_attention.h) */
 INLINE ptrdiff_t micro_queries(ptrdiff_t D) { return min_of(D, VL); }
 
+/* the units of a weight [O, I]; rows of its transpose, as those of dy, have ld_dy elements */
 INLINE void micro_add_units(micro *g, ptrdiff_t O, ptrdiff_t I, const real *w, real *w_t, const real *dy, ptrdiff_t ld_dy,
                             const real *x, ptrdiff_t ld_x) {
     for (ptrdiff_t o = 0; o < O; o += VL)
         for (ptrdiff_t i = 0; i < I; i += UNIT_VECTORS * VL, g->units++)
             if (g->unit)
                 g->unit[g->units] = (micro_unit){
-                    .at = w - g->params + o * I + i, .ld = I, .transposed = w_t + i * O + o, .ld_transposed = O,
-                    .dy = dy + o, .ld_dy = ld_dy, .x = x + i, .ld_x = ld_x,
+                    .at = w - g->params + o * I + i, .ld = I, .rows = min_of(VL, O - o),
+                    .transposed = w_t + i * ld_dy + o, .dy = dy + o, .ld_dy = ld_dy, .x = x + i, .ld_x = ld_x,
                 };
 }
 
@@ -166,7 +166,7 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     }
     for (int filled = 0; filled < 2; filled++) { /* counted, then written */
         g->units = 0;
-        micro_add_units(g, V, C, g->head, g->head_t, g->logits, V, g->x, C);
+        micro_add_units(g, c->vocab_size, C, g->head, g->head_t, g->logits, V, g->x, C);
         for (ptrdiff_t l = 0; l < L; l++) {
             micro_layer y = workspace ? g->layer[l] : (micro_layer){0};
             micro_add_units(g, 3 * C, C, y.qkv_w, y.qkv_wt, y.dqkv, 3 * C, y.h1, C);

@@ -1,6 +1,6 @@
 /* What a narrow model does row by row: everything but the attention and the weights' gradients. The functions are made
  * for each width C and each number of rows in a tile, so that a tile's rows stay in registers and no row is computed in
- * vain; an element of a product is one chain of multiply-adds, whatever the tile's height.
+ * vain.
  */
 #ifndef MGF_MICRO_ROWS_H
 #define MGF_MICRO_ROWS_H
@@ -27,10 +27,22 @@ INLINE int vectors_at_once(const int n, const int R) {
     return n % 4 == 0 && most >= 4 ? 4 : n % 3 == 0 && most >= 3 ? 3 : n % 2 == 0 && most >= 2 ? 2 : 1;
 }
 
-/* x [R, M VL] += a [R, K] w [K, M VL] */
+/* x [R, M VL] += a [R, K] w [K, M VL]. Fewer than 8 chains of multiply-adds, two a cycle, would wait for each other: fewer
+ * rows of one vector each make two chains, of even and odd k. */
 INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
                      const real *w, const ptrdiff_t ld_w) {
-    for (ptrdiff_t k = 0; k < K; k++) {
+    ptrdiff_t k = 0;
+    if (M == 1 && R < 8) {
+        vec odd[MICRO_ROWS];
+        ROWS odd[i] = (vec){0};
+        for (; k + 1 < K; k += 2) {
+            vec row = load(w + k * ld_w), next = load(w + (k + 1) * ld_w);
+            ROWS x[i][0] = fused(splat(a[i * ld_a + k]), row, x[i][0]);
+            ROWS odd[i] = fused(splat(a[i * ld_a + k + 1]), next, odd[i]);
+        }
+        ROWS x[i][0] += odd[i];
+    }
+    for (; k < K; k++) {
         vec row[4];
         VECTORS row[j] = load(w + k * ld_w + j * VL);
         ROWS {
@@ -94,11 +106,12 @@ INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
         vec x[MICRO_ROWS][32 / VL];
         vec squares[MICRO_ROWS];
         real *rstd0 = g->rstd0 + t + p->gap, *rstd1 = y->rstd1 + t + p->gap;
+        real *h0 = g->h0 + t * C, *h1 = y->h1 + t * C, *residual = g->x + t * C;
         ROWS {
-            const real *token = g->wte + g->tokens[t + i] * C, *position = g->wpe + g->positions[t + i] * C;
+            const ptrdiff_t token = g->tokens[t + i], position = g->positions[t + i];
             squares[i] = (vec){0};
             VECTORS {
-                x[i][j] = load(token + j * VL) + load(position + j * VL);
+                x[i][j] = load(g->wte + token * C + j * VL) + load(g->wpe + position * C + j * VL);
                 squares[i] += x[i][j] * x[i][j];
             }
         }
@@ -107,11 +120,10 @@ INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
         STATISTICS(rstd0, vrsqrt(load(rstd1 + i) + splat(MICRO_EPS)));
         STATISTICS(rstd1, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
         ROWS VECTORS {
-            const ptrdiff_t at = (t + i) * C + j * VL;
             vec h = x[i][j] * splat(rstd0[i]);
-            store(g->h0 + at, h);
-            store(g->x + at, h);
-            store(y->h1 + at, h * splat(rstd1[i]));
+            store(h0 + i * C + j * VL, h);
+            store(residual + i * C + j * VL, h);
+            store(h1 + i * C + j * VL, h * splat(rstd1[i]));
         }
     }
 }

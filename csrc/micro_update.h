@@ -12,8 +12,7 @@
 /* renews a unit's transpose */
 INLINE void transpose_unit(const micro *g, const micro_unit *u) {
     UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
-        transpose_block(u->transposed + j * VL * u->ld_transposed, u->ld_transposed, g->params + u->at + j * VL, u->ld,
-                        VL, VL, 1);
+        transpose_block(u->transposed + j * VL * u->ld_dy, u->ld_dy, g->params + u->at + j * VL, u->ld, VL, VL, 1);
 }
 
 #define BLOCK_VECTORS UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
@@ -44,26 +43,30 @@ static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, p
         }
 }
 
-/* Units [first, end), block by block: the gradient, then Adam. The processor's unit that divides and takes roots is busy
- * for longer than those that multiply: some rows' roots are left to them, and a unit of weights is transposed when the
- * next is under way. */
+/* `rows` rows of a unit, from `row` on: the gradient, then Adam; m and v lie behind the parameters. Some rows' roots are left
+ * to multiplications, since the processor's unit that divides and takes roots is busy for longer than those that multiply. */
+INLINE void update_block(const micro *g, const micro_unit *u, ptrdiff_t row, ptrdiff_t m, ptrdiff_t v,
+                         const adam_constants *a, const int rows, const int decays, const int shared) {
+    const ptrdiff_t ld = u->ld, block = u->at + row * ld;
+    real *p = g->params + block;
+    vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
+    BLOCK_VECTORS dw[i][j] = (vec){0};
+    if (!shared) block_gradient(rows, dw, u, row, 0, g->N);
+    else for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
+        BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
+    UNROLL for (int i = 0; i < rows; i++, p += ld) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
+        adam_whole_vector(p + j * VL, p + m + j * VL, p + v + j * VL, dw[i][j], a, decays, i % ROOT_BY_STEPS == 0);
+}
+
+/* Units [first, end), block by block. A unit of weights is transposed when the next is under way. */
 INLINE void update_units(const micro *g, ptrdiff_t first, ptrdiff_t end, const adam_constants *constants,
                          const int rows, const int decays, const int shared) {
     const adam_constants a = *constants;
+    const ptrdiff_t m = g->m - g->params, v = g->v - g->params;
     for (const micro_unit *u = g->unit + first; u < g->unit + end; u++) {
-        for (ptrdiff_t row = 0; row < VL; row += rows) {
-            const ptrdiff_t ld = u->ld, block = u->at + row * ld;
-            real *p = g->params + block, *m = g->m + block, *v = g->v + block;
-            vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
-            BLOCK_VECTORS dw[i][j] = (vec){0};
-            if (!shared) block_gradient(rows, dw, u, row, 0, g->N);
-            else for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
-                BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
-            BLOCK_VECTORS {
-                const ptrdiff_t at = i * ld + j * VL;
-                adam_whole_vector(p + at, m + at, v + at, dw[i][j], &a, decays, i % ROOT_BY_STEPS == 0);
-            }
-        }
+        ptrdiff_t row = 0;
+        for (; u->rows - row > rows / 2; row += rows) update_block(g, u, row, m, v, &a, rows, decays, shared);
+        if (row < u->rows) update_block(g, u, row, m, v, &a, rows / 2, decays, shared);
         if (u > g->unit + first) transpose_unit(g, u - 1);
     }
     transpose_unit(g, g->unit + end - 1);

@@ -140,24 +140,35 @@ INLINE vec vsqrt(vec a) {
     return a;
 }
 #endif
-
-/* The root of a >= 0 by multiplications: y = 1 / sqrt(a) to 14 bits, doubled by each of Newton's steps. The error is one
- * unit in the last place, larger for numbers below 1e-30 (float64: 1e-290). Where roots and divisions set the pace, some
- * are better computed so. */
-#if VECTOR_BYTES == 64
-INLINE vec vsqrt_by_steps(vec a) {
-    const vec one_half = splat((real)0.5);
-#if REAL_BITS == 32
-    vec y = _mm512_rsqrt14_ps(a + splat(1e-37f)); /* finite for 0, where the root then is 0 */
+/* max(|a|, b), b >= 0 */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+INLINE vec vmax_abs(vec a, vec b) { return _mm512_range_ps(a, b, 11); }
+#elif VECTOR_BYTES == 64
+INLINE vec vmax_abs(vec a, vec b) { return _mm512_range_pd(a, b, 11); }
 #else
-    vec y = _mm512_rsqrt14_pd(a + splat(1e-300));
-    y += y * (one_half - one_half * a * y * y);
+INLINE vec vmax_abs(vec a, vec b) { return vmax((vec)((ivec)a & ~(ivec)splat(-(real)0)), b); }
 #endif
-    vec root = a * y, half = one_half * y;
-    return root + root * (one_half - root * half);
+
+/* ROOT_FACTOR sqrt(a) + b for a >= 0, by multiplications: with y = 1 / sqrt(a) to 14 bits and s = a y,
+ * 2 sqrt(a) = s (3 - s y) to 27 bits (Newton's step for y, times a). For float64 s and y take that step first, each twice
+ * as large as it should be. The root's error is at most 2 units in the last place (float64: 3), larger for a below 1e-30
+ * (float64: 1e-290). Where roots and divisions set the pace, some are better computed so. */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+#define ROOT_FACTOR 2
+INLINE vec root_by_steps_plus(vec a, vec b) {
+    vec y = _mm512_rsqrt14_ps(a + splat(1e-37f)), s = a * y; /* finite for 0, where s then is 0 */
+    return s * (splat(3) - s * y) + b;
+}
+#elif VECTOR_BYTES == 64
+#define ROOT_FACTOR 16
+INLINE vec root_by_steps_plus(vec a, vec b) {
+    vec y = _mm512_rsqrt14_pd(a + splat(1e-300)), s = a * y, twice = splat(3) - s * y;
+    s *= twice, y *= twice;
+    return s * (splat(12) - s * y) + b;
 }
 #else
-INLINE vec vsqrt_by_steps(vec a) { return vsqrt(a); }
+#define ROOT_FACTOR 1
+INLINE vec root_by_steps_plus(vec a, vec b) { return vsqrt(a) + b; }
 #endif
 
 /* 1 / sqrt(a) for normal a > 0, its error at most two units in the last place */

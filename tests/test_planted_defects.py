@@ -85,7 +85,7 @@ DEFECTS = {
     ),
     "Adam's epsilon is inside the root": (
         FAST,
-        {"/ (root + a->epsilon)": "/ vsqrt(*v + a->epsilon)"},
+        {"/ (vsqrt(*v) + a->epsilon)": "/ vsqrt(*v + a->epsilon)"},
         1, "parameters", ALL,
     ),
 }  # fmt: skip
