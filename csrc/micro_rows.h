@@ -27,12 +27,12 @@ INLINE int vectors_at_once(const int n, const int R) {
     return n % 4 == 0 && most >= 4 ? 4 : n % 3 == 0 && most >= 3 ? 3 : n % 2 == 0 && most >= 2 ? 2 : 1;
 }
 
-/* x [R, M VL] += a [R, K] w [K, M VL]. Fewer than 8 chains of multiply-adds, two a cycle, would wait for each other: fewer
- * rows of one vector each make two chains, of even and odd k. */
+/* x [R, M VL] += a [R, K] w [K, M VL]. Chains of multiply-adds, two a cycle, wait for each other where they are few: up to 5
+ * rows of one vector each make two, of even and odd k. */
 INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
                      const real *w, const ptrdiff_t ld_w) {
     ptrdiff_t k = 0;
-    if (M == 1 && R < 8) {
+    if (M == 1 && R < 6) {
         vec odd[MICRO_ROWS];
         ROWS odd[i] = (vec){0};
         for (; k + 1 < K; k += 2) {

@@ -140,6 +140,7 @@ INLINE vec vsqrt(vec a) {
     return a;
 }
 #endif
+
 /* max(|a|, b), b >= 0 */
 #if VECTOR_BYTES == 64 && REAL_BITS == 32
 INLINE vec vmax_abs(vec a, vec b) { return _mm512_range_ps(a, b, 11); }
