@@ -27,20 +27,22 @@ INLINE int vectors_at_once(const int n, const int R) {
     return n % 4 == 0 && most >= 4 ? 4 : n % 3 == 0 && most >= 3 ? 3 : n % 2 == 0 && most >= 2 ? 2 : 1;
 }
 
-/* x [R, M VL] += a [R, K] w [K, M VL]. Chains of multiply-adds, two a cycle, wait for each other where they are few: up to 5
- * rows of one vector each make two, of even and odd k. */
+/* x [R, M VL] += a [R, K] w [K, M VL]. Processors start two multiply-adds a cycle, which take four: fewer than 8 chains leave
+ * gaps. Up to 6 become twice as many, of even and of odd k; 7 did not gain by it. */
 INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
                      const real *w, const ptrdiff_t ld_w) {
     ptrdiff_t k = 0;
-    if (M == 1 && R < 6) {
-        vec odd[MICRO_ROWS];
-        ROWS odd[i] = (vec){0};
+    if (M * R < 7) {
+        micro_tile odd;
+        ROWS VECTORS odd[i][j] = (vec){0};
         for (; k + 1 < K; k += 2) {
-            vec row = load(w + k * ld_w), next = load(w + (k + 1) * ld_w);
-            ROWS x[i][0] = fused(splat(a[i * ld_a + k]), row, x[i][0]);
-            ROWS odd[i] = fused(splat(a[i * ld_a + k + 1]), next, odd[i]);
+            vec row[4], next[4];
+            VECTORS row[j] = load(w + k * ld_w + j * VL);
+            ROWS VECTORS x[i][j] = fused(splat(a[i * ld_a + k]), row[j], x[i][j]);
+            VECTORS next[j] = load(w + (k + 1) * ld_w + j * VL);
+            ROWS VECTORS odd[i][j] = fused(splat(a[i * ld_a + k + 1]), next[j], odd[i][j]);
         }
-        ROWS x[i][0] += odd[i];
+        ROWS VECTORS x[i][j] += odd[i][j];
     }
     for (; k < K; k++) {
         vec row[4];
