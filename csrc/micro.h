@@ -31,7 +31,7 @@ static void micro_take_in(micro *g, real *params, real *m, real *v) {
     memset(g->params, 0, (size_t)g->P * sizeof(real));
     memset(g->m, 0, (size_t)g->P * sizeof(real));
     memset(g->v, 0, (size_t)g->P * sizeof(real));
-    memset(g->transposed, 0, (size_t)g->P * sizeof(real));
+    memset(g->head_t, 0, (size_t)(g->V * g->C) * sizeof(real));
     memset(g->embedding_grads, 0, (size_t)(g->head - g->params) * sizeof(real));
     micro_copy(g, g->params, params, 1), micro_copy(g, g->m, m, 1), micro_copy(g, g->v, v, 1);
     for (ptrdiff_t i = 0; i < g->units; i++) transpose_unit(g, g->unit + i);
@@ -93,6 +93,7 @@ typedef struct {
 typedef struct {
     micro_rows higher, lower;
     const micro_row_functions *of_higher, *of_lower;
+    ptrdiff_t padding; /* rows without weight */
 } micro_tiling;
 
 INLINE micro_tiling tile_rows_of(const micro_phase *p, ptrdiff_t group) {
@@ -100,10 +101,10 @@ INLINE micro_tiling tile_rows_of(const micro_phase *p, ptrdiff_t group) {
     const ptrdiff_t first = g->cu_seqlens[g->group[group].first], n = g->cu_seqlens[g->group[group].end] - first;
     const ptrdiff_t tiles = (n + MICRO_ROWS - 1) / MICRO_ROWS, height = n / tiles, higher = n % tiles;
     if (higher && g->groups == 1)
-        return (micro_tiling){.lower = {g, 0, first, tiles, 0}, .of_lower = p->rows + height};
+        return (micro_tiling){.lower = {g, 0, first, tiles, 0}, .of_lower = p->rows + height, .padding = tiles - higher};
     return (micro_tiling){
         {g, 0, first, higher, group * VL}, {g, 0, first + higher * (height + 1), tiles - higher, group * VL},
-        p->rows + height, p->rows + height - 1,
+        p->rows + height, p->rows + height - 1, 0,
     };
 }
 #define RUN_ROWS(tiling, part)                                                          \
@@ -135,6 +136,8 @@ static void micro_pass(const micro_phase *p, ptrdiff_t group) {
         t.higher.layer = t.lower.layer = layer;
         RUN_ROWS(t, before_attention);
         for (ptrdiff_t b = documents.first; b < documents.end; b++) p->attention(g, g->layer + layer, b);
+        /* rows without weight get what they are in every call: a tile's largest logit decides how its loss is computed */
+        if (t.padding) memset(g->layer[layer].o + g->N * g->C, 0, (size_t)(t.padding * g->C) * sizeof(real));
         RUN_ROWS(t, feed_forward);
     }
     RUN_ROWS(t, head);

@@ -26,7 +26,7 @@ enum {
     BLOCK_ROWS = VECTOR_BYTES == 64 ? 8 : VL / 2,
     TALL_BLOCK_ROWS = VL, /* in batches of more than TALL_FROM rows, whose sums take longer than Adam */
     TALL_FROM = VECTOR_BYTES == 64 ? 64 : 16,
-    ROOT_BY_STEPS = REAL_BITS == 32 ? 4 : 2, /* one row in as many has roots by vsqrt_by_steps, the others by the divider */
+    ROOT_BY_STEPS = REAL_BITS == 32 ? 4 : 2, /* one row in as many has its root by multiplications */
     EMBEDDING_UNIT = 1024, /* rows of wte and wpe */
 };
 

@@ -1,6 +1,6 @@
 /* What a narrow model does row by row: everything but the attention and the weights' gradients. The functions are made
- * for each width C and each number of rows in a tile, so that a tile's rows stay in registers and no row is computed in
- * vain.
+ * for each width C and each number of rows in a tile, so that a tile's rows stay in registers and few rows are computed
+ * in vain.
  */
 #ifndef MGF_MICRO_ROWS_H
 #define MGF_MICRO_ROWS_H

@@ -150,7 +150,7 @@ INLINE vec vmax_abs(vec a, vec b) { return _mm512_range_pd(a, b, 11); }
 INLINE vec vmax_abs(vec a, vec b) { return vmax((vec)((ivec)a & ~(ivec)splat(-(real)0)), b); }
 #endif
 
-/* ROOT_FACTOR sqrt(a) + b for a >= 0, by multiplications: with y = 1 / sqrt(a) to 14 bits and s = a y,
+/* ROOT_FACTOR sqrt(a) + b for finite a >= 0, by multiplications: with y = 1 / sqrt(a) to 14 bits and s = a y,
  * 2 sqrt(a) = s (3 - s y) to 27 bits (Newton's step for y, times a). For float64 s and y take that step first, each twice
  * as large as it should be. The root's error is at most 2 units in the last place (float64: 3), larger for a below 1e-30
  * (float64: 1e-290). Where roots and divisions set the pace, some are better computed so. */
@@ -219,7 +219,8 @@ INLINE int any(ivec mask) {
 
 /* exp(x) for x <= 0 (the softmax's arguments; up to 80 is served): e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2,
  * and e^r by a polynomial fitted at Chebyshev nodes (relative error 1.0e-8 for float32, 1.7e-17 for float64).
- * Maximal error 1.5 units in the last place; below the normal range the result is 0; NaN stays NaN. */
+ * Maximal error 1.5 units in the last place; below the normal range the result is 0; NaN as an operation
+ * makes it stays NaN. */
 #if REAL_BITS == 32
 #define EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
 #define EXP_LOWEST -87.33654f
