@@ -191,8 +191,15 @@ def test_startup_runs_both_programs_in_turn(bench, monkeypatch):
     commands = []
     monkeypatch.setattr(processes, "run_program", lambda name, words: commands.append(words))
     result = bench.startup()
-    assert commands[0][1:] == ["-m", "microgpt_fast", "train"] and commands[1][1:] == ["-c", "import numpy"]
+    assert commands[0][1:] == ["-P", "-m", "microgpt_fast", "train"] and commands[1][1:] == ["-c", "import numpy"]
     assert commands[2:4] == commands[:2] and {"seconds", "numpy_seconds", "ratio_to_numpy"} <= result.keys()
+
+
+def test_our_runs_are_of_this_package_wherever_they_start(tmp_path, monkeypatch):
+    (tmp_path / "microgpt_fast").mkdir()
+    (tmp_path / "microgpt_fast" / "__init__.py").write_text("raise ImportError('the sources in the current folder')")
+    monkeypatch.chdir(tmp_path)
+    processes.run_program("it", processes.train_command("--num-steps", "1", "--num-samples", "0"))
 
 
 PROGRAM = "import sys; open(sys.argv[1], 'a').write(sys.argv[2] + ' '); sum(range(int(sys.argv[2]) * 20_000))"

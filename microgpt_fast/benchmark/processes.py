@@ -177,8 +177,8 @@ def time_original(path, max_steps=20, max_seconds=15.0):
 
 
 def train_command(*options):
-    """The words of a training run of ours on the built-in names."""
-    return [sys.executable, "-m", "microgpt_fast", "train", *options]
+    """The words of a training run of ours on the built-in names; -P, since a folder microgpt_fast may be where we are."""
+    return [sys.executable, "-P", "-m", "microgpt_fast", "train", *options]
 
 
 def time_startup(rounds=9):
