@@ -13,7 +13,7 @@
 
 enum {
     DECODE_WORK = 400 * 1000, /* multiply-adds of a step with many streams that are worth waking a thread for */
-    STREAMS_AHEAD = 4,        /* of the one at hand: whose cached keys and values are fetched meanwhile */
+    STREAMS_AHEAD = 4,        /* of the one at hand: whose keys and values are fetched meanwhile */
 };
 
 typedef struct {
@@ -54,13 +54,10 @@ static void pack_weights(decoder *d, const real *params) {
     mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
 }
 
-/* The caches of many streams lie in no near cache of the processor, but block after block in the order in which they are
- * read: with the n elements at hand those of a stream to come are fetched, `ahead` elements further on, if that is not 0. */
-INLINE ptrdiff_t streams_ahead(const decoder *d) { return d->g.B > 1 ? STREAMS_AHEAD * d->g.C * VL : 0; }
-INLINE void fetch(const real *p, ptrdiff_t ahead, ptrdiff_t n) {
-    if (!ahead) return;
-    p += ahead;
-    for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(p + i, 0, 2);
+/* The caches lie in no near cache of the processor: `next`, if not NULL, has what is read soon, n elements from `at` on. */
+INLINE void fetch(const real *next, ptrdiff_t at, ptrdiff_t n) {
+    if (!next) return;
+    for (ptrdiff_t i = at; i < at + n; i += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(next + i, 0, 2);
 }
 
 /* one element of VL keys; where `last`, that of the last of them, whose lane is set in is_own, is new */
@@ -73,19 +70,19 @@ INLINE vec key_elements(real *keys, const int last, ivec is_own, real own) {
 /* scores[h] = q[h] . k[t, h] for the n keys t of a block and H heads, and something for those that fill it; factors[h] = the
  * largest so far in each lane. The last block's last key comes as `own` and is put in. */
 INLINE void score_keys(const decoder *d, real *scores, real *factors, const real *q, const real *own, real *keys, ptrdiff_t n,
-                       const int last) {
-    const ptrdiff_t H = d->g.H, D = d->g.D, ahead = streams_ahead(d);
+                       const int last, const real *next) {
+    const ptrdiff_t H = d->g.H, D = d->g.D;
     const ivec is_own = lane_numbers() == isplat((integer)(n - 1)), counts = lane_numbers() < isplat((integer)n);
-    for (ptrdiff_t h = 0; h < H; h++, q += D, own += D, scores += d->ld_t, factors += VL) {
-        vec even = {0}, odd = {0};
-        ptrdiff_t e = 0;
-        for (; e + 2 <= D; e += 2, keys += 2 * VL) {
-            fetch(keys, ahead, 2 * VL);
-            even += splat(q[e]) * key_elements(keys, last, is_own, own[e]);
-            odd += splat(q[e + 1]) * key_elements(keys + VL, last, is_own, own[e + 1]);
+    for (ptrdiff_t h = 0; h < H; h++, scores += d->ld_t, factors += VL) {
+        vec sum[4] = {{0}};
+        ptrdiff_t e = h * D, end = e + D;
+        for (; e + 4 <= end; e += 4) {
+            fetch(next, e * VL, 4 * VL);
+            UNROLL for (int i = 0; i < 4; i++)
+                sum[i] += splat(q[e + i]) * key_elements(keys + (e + i) * VL, last, is_own, own[e + i]);
         }
-        if (e < D) even += splat(q[e]) * key_elements(keys, last, is_own, own[e]), keys += VL;
-        vec s = even + odd;
+        for (; e < end; e++) sum[0] += splat(q[e]) * key_elements(keys + e * VL, last, is_own, own[e]);
+        vec s = (sum[0] + sum[1]) + (sum[2] + sum[3]);
         store(scores, s);
         store(factors, vmax(blend(counts, s, load(factors)), load(factors)));
     }
@@ -126,10 +123,11 @@ INLINE void sum_values(const int vectors, real *o, const real *p, const real *va
 }
 
 /* o [C] += the probabilities p [H, ld_t] of a block's n keys times its values, times each head's factor */
-INLINE void add_values(const decoder *d, real *o, const real *p, const real *factors, const real *values, ptrdiff_t n) {
-    const ptrdiff_t C = d->g.C, H = d->g.H, D = d->g.D, ahead = streams_ahead(d);
+INLINE void add_values(const decoder *d, real *o, const real *p, const real *factors, const real *values, ptrdiff_t n,
+                       const real *next) {
+    const ptrdiff_t C = d->g.C, H = d->g.H, D = d->g.D;
     for (ptrdiff_t h = 0; h < H; h++, p += d->ld_t) {
-        fetch(values + h * n * D, ahead, n * D);
+        fetch(next, h * n * D, n * D);
         vec factor = load(factors + h * VL);
         ptrdiff_t c = h * D, end = c + D;
         for (; c + VL < end; c += 2 * VL) sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
@@ -157,12 +155,15 @@ static void begin_rows(const decoder *d, ptrdiff_t layer, const layer_activation
 }
 
 /* Rows attend to the keys of their streams, their own the last of them: first all scores, block by block, then the
- * probabilities, then the outputs. */
+ * probabilities, then the outputs. So the caches of many streams are read in the order in which they lie, and that of a
+ * stream to come is fetched meanwhile; one stream's values are fetched while its keys are scored. */
 static void attend_rows(const decoder *d, ptrdiff_t layer, row_range r) {
     const gpt *g = &d->g;
     const layer_activations y = activations(g, layer);
     const ptrdiff_t H = g->H, end = r.first + r.rows;
     const real scale = (real)(1 / sqrt((double)g->D));
+    const int many = g->B > 1;
+    const ptrdiff_t ahead = STREAMS_AHEAD * g->C * VL;
     ptrdiff_t most = 0; /* keys of a row */
     for (ptrdiff_t i = r.first; i < end; i++) most = max_of(most, g->positions[i] + 1);
     begin_rows(d, layer, &y, r);
@@ -171,9 +172,11 @@ static void attend_rows(const decoder *d, ptrdiff_t layer, row_range r) {
             const ptrdiff_t n = g->positions[i] + 1 - t;
             const real *q = y.qkv + i * g->ld_3c;
             real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
-            real *keys = d->keys + cache_block(d, layer, t, i);
-            if (n > VL) score_keys(d, scores + t, factors, q, q, keys, VL, 0);
-            else if (n > 0) score_keys(d, scores + t, factors, q, q + g->C, keys, n, 1);
+            const ptrdiff_t block = cache_block(d, layer, t, i);
+            real *keys = d->keys + block;
+            const real *next = many ? keys + ahead : d->values + block;
+            if (n > VL) score_keys(d, scores + t, factors, q, q, keys, VL, 0, next);
+            else if (n > 0) score_keys(d, scores + t, factors, q, q + g->C, keys, n, 1, next);
         }
     for (ptrdiff_t i = r.first; i < end; i++) {
         real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
@@ -185,7 +188,8 @@ static void attend_rows(const decoder *d, ptrdiff_t layer, row_range r) {
             const ptrdiff_t n = g->positions[i] + 1 - t;
             const real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
             const real *values = d->values + cache_block(d, layer, t, i);
-            if (n > 0) add_values(d, y.o + i * g->ld_c, scores + t, factors, values, min_of(n, VL));
+            if (n > 0) add_values(d, y.o + i * g->ld_c, scores + t, factors, values, min_of(n, VL),
+                                  many ? values + ahead : NULL);
         }
 }
 
