@@ -11,15 +11,12 @@
 #include "gpt.h"
 #include "random.h"
 
-enum {
-    DECODE_WORK = 400 * 1000, /* multiply-adds of a step with many streams that are worth waking a thread for */
-    STREAMS_AHEAD = 4,        /* of the one at hand: whose keys and values are fetched meanwhile */
-};
+enum { DECODE_WORK = 400 * 1000 }; /* multiply-adds of a step with many streams that are worth waking a thread for */
 
 typedef struct {
     gpt g;                /* sizes, parameters and their packed transposes; a row of activations for each stream */
     ptrdiff_t ld_t;       /* keys that a cache has room for: block_size, in whole vectors */
-    real *keys, *values;  /* blocks of VL keys: [L, ld_t / VL, B, C, VL] and [L, ld_t / VL, B, VL, C] */
+    real *keys, *values;  /* [B, L, ld_t, C]; of the keys, blocks of VL are transposed: [B, L, ld_t / VL, C, VL] */
     real *scores;         /* [B, ld_scores] [H, ld_t], and a factor of each head, [H, VL] */
     ptrdiff_t ld_scores;
     double *weights;      /* [B, V] of the next token */
@@ -54,37 +51,27 @@ static void pack_weights(decoder *d, const real *params) {
     mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
 }
 
-/* The caches lie in no near cache of the processor: `next`, if not NULL, has what is read soon, n elements from `at` on. */
-INLINE void fetch(const real *next, ptrdiff_t at, ptrdiff_t n) {
-    if (!next) return;
-    for (ptrdiff_t i = at; i < at + n; i += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(next + i, 0, 2);
-}
-
-/* one element of VL keys; where `last`, that of the last of them, whose lane is set in is_own, is new */
-INLINE vec key_elements(real *keys, const int last, ivec is_own, real own) {
-    vec x = load(keys);
-    if (last) store(keys, x = blend(is_own, splat(own), x));
-    return x;
-}
-
-/* scores[h] = q[h] . k[t, h] for the n keys t of a block and H heads, and something for those that fill it; factors[h] = the
- * largest so far in each lane. The last block's last key comes as `own` and is put in. */
-INLINE void score_keys(const decoder *d, real *scores, real *factors, const real *q, const real *own, real *keys, ptrdiff_t n,
-                       const int last, const real *next) {
-    const ptrdiff_t H = d->g.H, D = d->g.D;
-    const ivec is_own = lane_numbers() == isplat((integer)(n - 1)), counts = lane_numbers() < isplat((integer)n);
-    for (ptrdiff_t h = 0; h < H; h++, scores += d->ld_t, factors += VL) {
-        vec sum[4] = {{0}};
-        ptrdiff_t e = h * D, end = e + D;
-        for (; e + 4 <= end; e += 4) {
-            fetch(next, e * VL, 4 * VL);
-            UNROLL for (int i = 0; i < 4; i++)
-                sum[i] += splat(q[e + i]) * key_elements(keys + (e + i) * VL, last, is_own, own[e + i]);
+/* scores[h, t] = q[h] . k[t, h] for n keys of H heads, and something for those that fill the last vector; factors[h] = the
+ * largest in each lane. Keys come in blocks of VL, which hold all first elements, all second ones, and so on: they are read
+ * from end to end. Meanwhile the values are fetched: the caches of many streams lie in no near cache of the processor. */
+static void score_keys(real *scores, real *factors, const real *q, const real *keys, const real *values, ptrdiff_t n,
+                       ptrdiff_t H, ptrdiff_t D, ptrdiff_t ld_t) {
+    for (ptrdiff_t t = 0; t < n; t += VL, values += VL * H * D) {
+        const int left = lanes_left(t, n);
+        const ivec counts = lane_numbers() < isplat(left);
+        for (ptrdiff_t h = 0; h < H; h++) {
+            for (ptrdiff_t i = 0; i < left * D; i += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(values + h * left * D + i);
+            vec even = {0}, odd = {0};
+            ptrdiff_t d = 0;
+            for (; d + 2 <= D; d += 2, keys += 2 * VL) {
+                even += splat(q[h * D + d]) * load(keys);
+                odd += splat(q[h * D + d + 1]) * load(keys + VL);
+            }
+            if (d < D) even += splat(q[h * D + d]) * load(keys), keys += VL;
+            vec s = even + odd, largest = t ? load(factors + h * VL) : splat(-(real)INFINITY);
+            store(scores + h * ld_t + t, s);
+            store(factors + h * VL, vmax(blend(counts, s, largest), largest));
         }
-        for (; e < end; e++) sum[0] += splat(q[e]) * key_elements(keys + e * VL, last, is_own, own[e]);
-        vec s = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        store(scores, s);
-        store(factors, vmax(blend(counts, s, load(factors)), load(factors)));
     }
 }
 
@@ -101,9 +88,9 @@ INLINE vec softmax_row(real *x, ptrdiff_t n, vec largest, real scale) {
     return splat(1) / sum_lanes(total);
 }
 
-/* o += factor * sum over t of p[t] v_t for n keys and `vectors` vectors of columns; of the last of them, `last` lanes */
-INLINE void sum_values(const int vectors, real *o, const real *p, const real *values, ptrdiff_t n, ptrdiff_t ld, int last,
-                       vec factor) {
+/* o = factor * sum over t of p[t] v_t, for `vectors` vectors of columns; of the last of them, `last` lanes */
+INLINE void sum_values(const int vectors, real *o, const real *p, const real *values, ptrdiff_t n, ptrdiff_t ld,
+                       int last, vec factor) {
     vec sum[2][2] = {{{0}}};
     ptrdiff_t t = 0;
 #define ADD_VALUE(i)                                                                       \
@@ -115,82 +102,40 @@ INLINE void sum_values(const int vectors, real *o, const real *p, const real *va
     }
     if (t < n) ADD_VALUE(0);
 #undef ADD_VALUE
-    UNROLL for (int j = 0; j < vectors; j++) {
-        const int edge = j == vectors - 1;
-        vec so_far = tile_load(o + j * VL, edge, last);
-        tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor + so_far, edge, last);
-    }
+    UNROLL for (int j = 0; j < vectors; j++)
+        tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor, j == vectors - 1, last);
 }
 
-/* o [C] += the probabilities p [H, ld_t] of a block's n keys times its values, times each head's factor */
-INLINE void add_values(const decoder *d, real *o, const real *p, const real *factors, const real *values, ptrdiff_t n,
-                       const real *next) {
-    const ptrdiff_t C = d->g.C, H = d->g.H, D = d->g.D;
-    for (ptrdiff_t h = 0; h < H; h++, p += d->ld_t) {
-        fetch(next, h * n * D, n * D);
+/* where the layer's keys, or values, of row i's stream begin */
+INLINE ptrdiff_t cache_at(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
+    return ((d->slots ? d->slots[i] : i) * d->g.L + layer) * d->g.C * d->ld_t;
+}
+
+/* row i attends to the keys of its stream, its own the last of them */
+static void attend_row(const phase *p, ptrdiff_t i) {
+    const decoder *d = (const decoder *)p->g;
+    const gpt *g = p->g;
+    layer_activations y = activations(g, p->layer);
+    const ptrdiff_t C = g->C, H = g->H, D = g->D, position = g->positions[i], n = position + 1;
+    const real *q = y.qkv + i * g->ld_3c, *k = q + C, *v = k + C;
+    const real scale = (real)(1 / sqrt((double)D));
+    real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
+    real *keys = d->keys + cache_at(d, p->layer, i), *values = d->values + cache_at(d, p->layer, i);
+
+    /* all heads' scores, then their probabilities, then the outputs: each a chain of its own, so that none is waited for */
+    for (ptrdiff_t c = 0; c < C; c++) keys[position / VL * VL * C + c * VL + position % VL] = k[c];
+    memcpy(values + position * C, v, (size_t)C * sizeof(real));
+    score_keys(scores, factors, q, keys, values, n, H, D, d->ld_t);
+    for (ptrdiff_t h = 0; h < H; h++)
+        store(factors + h * VL, softmax_row(scores + h * d->ld_t, n, load(factors + h * VL), scale));
+    for (ptrdiff_t h = 0; h < H; h++) {
+        const real *p = scores + h * d->ld_t;
         vec factor = load(factors + h * VL);
         ptrdiff_t c = h * D, end = c + D;
-        for (; c + VL < end; c += 2 * VL) sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
+        for (; c + VL < end; c += 2 * VL)
+            sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
         if (c < end) sum_values(1, o + c, p, values + c, n, C, lanes_left(c, end), factor);
     }
-}
-
-/* where the block with key t of row i's stream begins, among a layer's keys or values */
-INLINE ptrdiff_t cache_block(const decoder *d, ptrdiff_t layer, ptrdiff_t t, ptrdiff_t i) {
-    const ptrdiff_t stream = d->slots ? d->slots[i] : i;
-    return ((layer * (d->ld_t / VL) + t / VL) * d->g.B + stream) * d->g.C * VL;
-}
-
-/* the rows' own values join their streams', before anything is summed */
-static void begin_rows(const decoder *d, ptrdiff_t layer, const layer_activations *y, row_range r) {
-    const gpt *g = &d->g;
-    const size_t size = (size_t)g->C * sizeof(real);
-    for (ptrdiff_t i = r.first; i < r.first + r.rows; i++) {
-        const ptrdiff_t t = g->positions[i];
-        real *factors = d->scores + i * d->ld_scores + g->H * d->ld_t;
-        memcpy(d->values + cache_block(d, layer, t, i) + t % VL * g->C, y->qkv + i * g->ld_3c + 2 * g->C, size);
-        memset(y->o + i * g->ld_c, 0, size);
-        for (ptrdiff_t h = 0; h < g->H; h++) store(factors + h * VL, splat(-(real)INFINITY));
-    }
-}
-
-/* Rows attend to the keys of their streams, their own the last of them: first all scores, block by block, then the
- * probabilities, then the outputs. So the caches of many streams are read in the order in which they lie, and that of a
- * stream to come is fetched meanwhile; one stream's values are fetched while its keys are scored. */
-static void attend_rows(const decoder *d, ptrdiff_t layer, row_range r) {
-    const gpt *g = &d->g;
-    const layer_activations y = activations(g, layer);
-    const ptrdiff_t H = g->H, end = r.first + r.rows;
-    const real scale = (real)(1 / sqrt((double)g->D));
-    const int many = g->B > 1;
-    const ptrdiff_t ahead = STREAMS_AHEAD * g->C * VL;
-    ptrdiff_t most = 0; /* keys of a row */
-    for (ptrdiff_t i = r.first; i < end; i++) most = max_of(most, g->positions[i] + 1);
-    begin_rows(d, layer, &y, r);
-    for (ptrdiff_t t = 0; t < most; t += VL)
-        for (ptrdiff_t i = r.first; i < end; i++) {
-            const ptrdiff_t n = g->positions[i] + 1 - t;
-            const real *q = y.qkv + i * g->ld_3c;
-            real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
-            const ptrdiff_t block = cache_block(d, layer, t, i);
-            real *keys = d->keys + block;
-            const real *next = many ? keys + ahead : d->values + block;
-            if (n > VL) score_keys(d, scores + t, factors, q, q, keys, VL, 0, next);
-            else if (n > 0) score_keys(d, scores + t, factors, q, q + g->C, keys, n, 1, next);
-        }
-    for (ptrdiff_t i = r.first; i < end; i++) {
-        real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
-        for (ptrdiff_t h = 0; h < H; h++, scores += d->ld_t, factors += VL)
-            store(factors, softmax_row(scores, g->positions[i] + 1, load(factors), scale));
-    }
-    for (ptrdiff_t t = 0; t < most; t += VL)
-        for (ptrdiff_t i = r.first; i < end; i++) {
-            const ptrdiff_t n = g->positions[i] + 1 - t;
-            const real *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
-            const real *values = d->values + cache_block(d, layer, t, i);
-            if (n > 0) add_values(d, y.o + i * g->ld_c, scores + t, factors, values, min_of(n, VL),
-                                  many ? values + ahead : NULL);
-        }
 }
 
 /* weights = exp((logits - max) / temperature): in proportion to the probabilities. In float64 by the C library's exp, as
@@ -224,7 +169,7 @@ static void decode_rows(void *context, ptrdiff_t item) {
     row_range r = rows_of(g, item);
     for (p.layer = 0; p.layer <= g->L; p.layer++) {
         forward_rows(&p, item);
-        if (p.layer < g->L) attend_rows(d, p.layer, r);
+        for (ptrdiff_t i = r.first; p.layer < g->L && i < r.first + r.rows; i++) attend_row(&p, i);
     }
     for (ptrdiff_t i = r.first; d->drawn && i < r.first + r.rows; i++)
         d->drawn[i] = !d->randoms[i] ? -1 : draw_token(d->randoms[i], g->logits + i * g->ld_v, d->weights + i * g->V, g->V,
