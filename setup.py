@@ -1,7 +1,7 @@
 """Builds the compiled backend: csrc once per instruction set and dtype, and the Cython module over it.
 
-Where there is no C compiler the package installs without it and runs on its other backends; where there is one, an error
-in compiling fails the installation.
+Where there is no C compiler the package installs without it and runs on its other backends; where there is one, a failing
+compilation fails the installation.
 """
 
 import os
@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the package itself, which needs nothing to make its Cython declarations
-from microgpt_fast import codegen  # noqa: E402
+from microgpt_fast.native import codegen  # noqa: E402
 
 INCLUDE = ["microgpt_fast/include", "csrc"]
 
@@ -30,7 +30,12 @@ INSTRUCTION_SETS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = [
-        "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512",
+        "-mavx512f",
+        "-mavx512dq",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mfma",
+        "-mprefer-vector-width=512",
     ]
 
 
@@ -59,14 +64,20 @@ class build_core(build_ext):
 
     def build_extension(self, ext):
         if not has_gnu_compiler(self.compiler):
-            print("microgpt_fast: no GNU-compatible C compiler found: installing without the compiled backend", file=sys.stderr)
+            print(
+                "microgpt_fast: no GNU-compatible C compiler found: installing without the compiled backend",
+                file=sys.stderr,
+            )
             return
         debug = ["-g0"] if not self.debug else ["-g"]
 
         def compile_unit(unit):
             source, folder, macros, flags = unit
             return self.compiler.compile(
-                [source], output_dir=os.path.join(self.build_temp, folder), macros=macros, include_dirs=INCLUDE,
+                [source],
+                output_dir=os.path.join(self.build_temp, folder),
+                macros=macros,
+                include_dirs=INCLUDE,
                 extra_postargs=COMMON + debug + flags,
             )
 
@@ -94,7 +105,7 @@ def extension():
         "microgpt_fast.backends.cython_backend",
         ["microgpt_fast/backends/cython_backend.pyx"],
         include_dirs=INCLUDE,
-        depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").iterdir())],
+        depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.[ch]"))],
         libraries=["m", "pthread"] if os.name == "posix" else [],
         optional=False,
     )

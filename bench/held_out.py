@@ -1,10 +1,11 @@
-"""Held-out loss and time of a preset, and of the same training in PyTorch: same data, split, initial weights and batches.
+"""Held-out loss and time of a preset, and of the same training in PyTorch.
 
     python bench/held_out.py names.txt --preset laptop-10s --time-budget 10 --torch-budget 120 --seeds 5 --threads auto
     python bench/held_out.py tinyshakespeare.txt --preset nanogpt-cpu --learning-rate 1e-3 --seeds 3 --threads 1 2
 
-With budgets each program measures its speed first and fits the schedule to the steps that it can take; without, both take
-the preset's number of steps. Times are of the steps, ours with the measuring of the speed; validations are left out.
+Data, split, initial weights and batches are the same. With budgets each program measures its speed first and fits the
+schedule to the steps that it can take; without, both take the preset's number of steps. Times are of the
+steps, ours with the measuring of the speed; validations are left out.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from peer import joined, padded
 from torch_peer import token_losses
 
 import microgpt_fast as mg
-from microgpt_fast.schedule import learning_rates
+from microgpt_fast.training.schedule import learning_rates
 
 CHUNK = 64  # steps whose batches are padded at a time
 ROWS = 256  # sequences that a validation looks at in one call
@@ -114,14 +115,18 @@ class TorchTraining:
 
 def main():
     """Compare, seed by seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--preset", default="nanogpt-cpu")
     parser.add_argument("--learning-rate", type=float, help="in place of the preset's")
     parser.add_argument("--time-budget", type=float, help="ours, in seconds")
     parser.add_argument("--torch-budget", type=float, help="PyTorch's, in seconds")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", nargs="+", default=["1"], help="ours and PyTorch's; auto: what each takes by itself")
+    parser.add_argument(
+        "--threads", nargs="+", default=["1"], help="ours and PyTorch's; auto: what each takes by itself"
+    )
     options = parser.parse_args()
     chosen = {"preset": options.preset, "eval_interval": 0}
     if options.learning_rate is not None:
@@ -136,7 +141,11 @@ def main():
             run = mg.Trainer(options.data, **chosen, **fitted, seed=seed)
             results["PyTorch"].append(TorchTraining(run, chosen["threads"]).result(options.torch_budget))
             for who, found in results.items():
-                print(f"{threads} threads, seed {seed}, {who}: held-out loss %.4f, %d steps in %.1f s" % found[-1], flush=True)
+                print(
+                    f"{threads} threads, seed {seed}, {who}: held-out loss %.4f, %d steps in %.1f s"
+                    % found[-1],
+                    flush=True,
+                )
         for who, found in results.items():
             losses, _, seconds = zip(*found)
             spread = f"({min(losses):.4f} to {max(losses):.4f}), median of {np.median(seconds):.1f} s"

@@ -8,13 +8,13 @@
 #define SEVERAL 0
 #endif
 
-#define DECLARE(name)                              \
-    extern const mgf_kernels_f32 mgf_f32_##name;   \
-    extern const mgf_kernels_f64 mgf_f64_##name;   \
-    extern const mgf_exact mgf_exact_##name;       \
-    extern const mgf_peak mgf_f32_##name##_peak;   \
+#define DECLARE(name)                                                                                                      \
+    extern const mgf_kernels_f32 mgf_f32_##name;                                                                           \
+    extern const mgf_kernels_f64 mgf_f64_##name;                                                                           \
+    extern const mgf_exact mgf_exact_##name;                                                                               \
+    extern const mgf_peak mgf_f32_##name##_peak;                                                                           \
     extern const mgf_peak mgf_f64_##name##_peak;
-#define TABLES(name) \
+#define TABLES(name)                                                                                                       \
     {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name, &mgf_f32_##name##_peak, &mgf_f64_##name##_peak}
 
 DECLARE(baseline)
@@ -36,13 +36,14 @@ const mgf_instruction_set *mgf_instruction_set_at(int i) {
 }
 
 #if defined(__x86_64__)
-#define FEATURES(X) X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")
+#define FEATURES(X)                                                                                                        \
+    X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")
 #else
 #define FEATURES(X)
 #endif
 
 const char *mgf_cpu_feature(int i, int *present) {
-#define FEATURE(index, name) \
+#define FEATURE(index, name)                                                                                               \
     if (i == index) return *present = __builtin_cpu_supports(name) != 0, name;
 #if defined(__x86_64__)
     __builtin_cpu_init(); /* what follows looks at the operating system's support as well */

@@ -4,10 +4,10 @@
 
 #include "microgpt_fast.h"
 
-/* Loops that reach what one core can do at best: see peak.h. */
+/* Loops that reach what one core can do at best: see base/peak.h. */
 typedef struct {
-    double (*compute)(ptrdiff_t rounds);                 /* returns the operations done */
-    double (*read)(const void *data, ptrdiff_t bytes);   /* returns the bytes read */
+    double (*compute)(ptrdiff_t rounds);               /* returns the operations done */
+    double (*read)(const void *data, ptrdiff_t bytes); /* returns the bytes read */
 } mgf_peak;
 
 typedef struct {

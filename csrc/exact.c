@@ -23,8 +23,8 @@
  */
 #include <string.h>
 
-#include "exact_adam.h"
-#include "exact_layers.h"
+#include "exact/adam.h"
+#include "exact/layers.h"
 #include "random.h"
 
 /* ---- loss ---- */
@@ -61,8 +61,7 @@ static void loss_backward(const model *g, double *dx, const int32_t *targets) {
     const double *lm_head = g->params + lm_head_at(g);
     for (ptrdiff_t t = 0; t < g->n; t += VL) {
         vec target = {0};
-        for (int lane = 0; lane < VL; lane++)
-            target[lane] = t + lane < g->n ? g->z[targets[t + lane] * T + t + lane] : 1;
+        for (int lane = 0; lane < VL; lane++) target[lane] = t + lane < g->n ? g->z[targets[t + lane] * T + t + lane] : 1;
         vec dp = (splat(1) / load(g->p + t)) * splat(-1.0 * (1.0 / (double)g->n));
         vec slope = splat(-1) * vpow(load(g->total + t), INVERSE_SQUARE, g->ask);
         vec dtotal = slope * (target * dp);
@@ -138,8 +137,8 @@ static void document_backward(const model *g, const int32_t *tokens) {
 }
 
 /* -1, or the first document with a token or length out of range */
-static ptrdiff_t first_bad(const int32_t *tokens, const int64_t *starts, const int32_t *lengths,
-                           ptrdiff_t count, const mgf_config *config) {
+static ptrdiff_t first_bad(const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t count,
+                           const mgf_config *config) {
     for (ptrdiff_t i = 0; i < count; i++) {
         if (lengths[i] < 1 || lengths[i] > config->block_size) return i;
         for (int32_t t = 0; t <= lengths[i]; t++) {
@@ -157,8 +156,8 @@ static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_
 }
 
 static ptrdiff_t gpt_forward(double *losses, double *logits, const double *params, const int32_t *tokens,
-                             const int64_t *starts, const int32_t *lengths, ptrdiff_t B,
-                             const mgf_config *config, void *memory, mgf_pool *pool) {
+                             const int64_t *starts, const int32_t *lengths, ptrdiff_t B, const mgf_config *config,
+                             void *memory, mgf_pool *pool) {
     (void)pool;
     ptrdiff_t bad = first_bad(tokens, starts, lengths, B, config);
     if (bad >= 0) return bad;
@@ -170,8 +169,8 @@ static ptrdiff_t gpt_forward(double *losses, double *logits, const double *param
 }
 
 static ptrdiff_t gpt_backward(double *losses, double *grads, const double *params, const int32_t *tokens,
-                              const int64_t *starts, const int32_t *lengths, ptrdiff_t B,
-                              const mgf_config *config, void *memory, mgf_pool *pool) {
+                              const int64_t *starts, const int32_t *lengths, ptrdiff_t B, const mgf_config *config,
+                              void *memory, mgf_pool *pool) {
     (void)pool;
     ptrdiff_t bad = first_bad(tokens, starts, lengths, B, config);
     if (bad >= 0) return bad;
@@ -187,9 +186,9 @@ static ptrdiff_t gpt_backward(double *losses, double *grads, const double *param
 /* ---- training ---- */
 
 static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, double *v, const int32_t *tokens,
-                                 const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B,
-                                 const double *lr, const mgf_adam *adam, int64_t first_step,
-                                 const mgf_config *config, void *memory, mgf_pool *pool) {
+                                 const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr,
+                                 const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *memory,
+                                 mgf_pool *pool) {
     (void)pool;
     ptrdiff_t bad = first_bad(tokens, starts, lengths, k * B, config);
     if (bad >= 0) return bad;
@@ -250,8 +249,8 @@ static void decode(decoder_layout *d, int32_t token, ptrdiff_t position) {
     linear_forward(g, g->z, g->x_out, g->params + lm_head_at(g), g->V, C);
 }
 
-static void gpt_decode(double *logits, int32_t token, ptrdiff_t position, const double *params,
-                       const mgf_config *config, void *decoder) {
+static void gpt_decode(double *logits, int32_t token, ptrdiff_t position, const double *params, const mgf_config *config,
+                       void *decoder) {
     decoder_layout d;
     lay_out_decoder(&d, config, decoder);
     set_params(&d.g, params);
@@ -260,8 +259,8 @@ static void gpt_decode(double *logits, int32_t token, ptrdiff_t position, const 
 }
 
 /* logits are multiplied by temperature^-1; weights = e * total^-1 */
-static ptrdiff_t gpt_generate(int32_t *sample, mgf_random *random, const double *params, int32_t bos,
-                              double temperature, const mgf_config *config, void *decoder) {
+static ptrdiff_t gpt_generate(int32_t *sample, mgf_random *random, const double *params, int32_t bos, double temperature,
+                              const mgf_config *config, void *decoder) {
     decoder_layout d;
     lay_out_decoder(&d, config, decoder);
     set_params(&d.g, params);

@@ -6,8 +6,7 @@ enum { STATE = 624, PERIOD = 397 };
 
 static void seed_with(mgf_random *r, uint32_t value) {
     r->state[0] = value;
-    for (uint32_t i = 1; i < STATE; i++)
-        r->state[i] = 1812433253u * (r->state[i - 1] ^ (r->state[i - 1] >> 30)) + i;
+    for (uint32_t i = 1; i < STATE; i++) r->state[i] = 1812433253u * (r->state[i - 1] ^ (r->state[i - 1] >> 30)) + i;
     r->index = STATE;
 }
 

@@ -5,26 +5,26 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "denormals.h"
+#include "base/denormals.h"
 
 /* How long to look for a change before giving the processor away: where another program holds a core, waiting at full
  * speed would keep the thread that is waited for from running. */
 enum {
-    SPINS = 2000,  /* then yield, some 20 microseconds */
-    YIELDS = 200,  /* then sleep */
+    SPINS = 2000, /* then yield, some 20 microseconds */
+    YIELDS = 200, /* then sleep */
     STACK_BYTES = 2 << 20,
 };
 
 struct mgf_pool {
-    int workers;         /* besides the caller */
-    int forks;           /* the process's count when the workers were started */
+    int workers; /* besides the caller */
+    int forks;   /* the process's count when the workers were started */
     pthread_t *threads;
-    mgf_task *task;      /* the phase at hand */
+    mgf_task *task; /* the phase at hand */
     void *context;
     ptrdiff_t items;
-    atomic_ptrdiff_t next;       /* item to hand out */
-    atomic_int busy;             /* workers that have not finished the phase */
-    atomic_uint phase;           /* counts phases; workers wait for it to change */
+    atomic_ptrdiff_t next; /* item to hand out */
+    atomic_int busy;       /* workers that have not finished the phase */
+    atomic_uint phase;     /* counts phases; workers wait for it to change */
     atomic_int stop;
     atomic_int asleep;
     pthread_mutex_t lock;

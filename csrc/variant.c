@@ -2,17 +2,17 @@
  * MGF_TABLE, the name of the table of functions that this unit exports. */
 #include "microgpt_fast.h"
 
-#include "adam.h"
-#include "attention.h"
-#include "cross_entropy.h"
-#include "embedding.h"
-#include "gemm.h"
-#include "linear.h"
-#include "mlp.h"
-#include "peak.h"
-#include "rmsnorm.h"
-#include "streams.h"
-#include "train.h"
+#include "kernels/adam.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "base/gemm.h"
+#include "kernels/linear.h"
+#include "kernels/mlp.h"
+#include "base/peak.h"
+#include "kernels/rmsnorm.h"
+#include "gpt/streams.h"
+#include "gpt/train.h"
 
 #define KERNEL(result, name, arguments) .name = name,
 #if REAL_BITS == 32

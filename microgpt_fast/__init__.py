@@ -10,7 +10,7 @@ _HOMES = {
     "TrainConfig": "config",
     "PRESETS": "presets",
     "UsageError": "config",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "data",
     "Corpus": "data",
     "load_corpus": "data",
     "GPT": "model",
@@ -18,19 +18,19 @@ _HOMES = {
     "train": "training",
     "Steps": "training",
     "Evaluation": "training",
-    "save_training": "resume",
-    "resume_training": "resume",
-    "Run": "runs",
-    "generate": "sample",
-    "samples": "sample",
-    "score": "scoring",
-    "Progress": "progress",
-    "save": "checkpoint",
-    "load": "checkpoint",
+    "save_training": "training.resume",
+    "resume_training": "training.resume",
+    "Run": "training.runs",
+    "generate": "sampling.sample",
+    "samples": "sampling.sample",
+    "score": "sampling.scoring",
+    "Progress": "training.progress",
+    "save": "training.checkpoint",
+    "load": "training.checkpoint",
     "get_include": "native",
     "get_sources": "native",
 }
-__all__ = [*_HOMES, "ops"]
+__all__ = [*_HOMES, "ops"]  # noqa: PLE0604
 
 
 def __getattr__(name):

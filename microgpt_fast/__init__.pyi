@@ -3,29 +3,29 @@
 from typing import Any
 
 from . import ops as ops
-from .checkpoint import load as load
-from .checkpoint import save as save
 from .config import GPTConfig as GPTConfig
 from .config import TrainConfig as TrainConfig
 from .config import UsageError as UsageError
 from .data import Corpus as Corpus
+from .data import Tokenizer as Tokenizer
 from .data import load_corpus as load_corpus
 from .model import GPT as GPT
 from .native import get_include as get_include
 from .native import get_sources as get_sources
 from .presets import PRESETS as PRESETS
-from .progress import Progress as Progress
-from .resume import resume_training as resume_training
-from .resume import save_training as save_training
-from .runs import Run as Run
-from .sample import generate as generate
-from .sample import samples as samples
-from .scoring import score as score
-from .tokenizer import Tokenizer as Tokenizer
+from .sampling.sample import generate as generate
+from .sampling.sample import samples as samples
+from .sampling.scoring import score as score
 from .training import Evaluation as Evaluation
 from .training import Steps as Steps
 from .training import Trainer as Trainer
 from .training import train as train
+from .training.checkpoint import load as load
+from .training.checkpoint import save as save
+from .training.progress import Progress as Progress
+from .training.resume import resume_training as resume_training
+from .training.resume import save_training as save_training
+from .training.runs import Run as Run
 
 __version__: str
 c_api: Any

@@ -220,9 +220,7 @@ MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name !=
 TRAIN_OPTIONS = tuple(field.name for field in fields(TrainConfig))
 
 
-def resolve(
-    preset: str = "microgpt", **options: Any
-) -> tuple[Callable[[int], GPTConfig], TrainConfig]:
+def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], GPTConfig], TrainConfig]:
     """A preset with some of its constants replaced.
 
     Parameters

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from . import backends
 from .config import GPTConfig, TrainConfig, UsageError
+from .data.tokenizer import ByteTokenizer, Tokenizer
 from .random_stream import RandomStream
-from .threads import default_threads
-from .tokenizer import ByteTokenizer, Tokenizer
+from .workload import default_threads
 
 
 class GPT:

@@ -21,7 +21,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import lower_builtin
 
 from .backends import load
-from .signatures import read_signatures
+from .native.signatures import read_signatures
 
 _SCALARS = {"ptrdiff_t": types.intp, "int64_t": types.int64, "int": types.intc, "double": types.float64}
 _INTEGERS = {"int32_t": types.int32}

@@ -27,7 +27,7 @@ class Scalar:
         Derivative of `value` with respect to each operand.
     """
 
-    __slots__ = ("value", "gradient", "operands", "slopes", "state")
+    __slots__ = ("gradient", "operands", "slopes", "state", "value")
 
     def __init__(self, value, operands=(), slopes=()):
         self.value = value

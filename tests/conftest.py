@@ -60,7 +60,12 @@ def same_libm():
     draw = random.Random(0).random
     values = []
     for _ in range(5000):
-        values += [math.exp(13 * draw() - 10), math.log(1 - draw()), draw() ** 0.5, (99 * draw() + 1e-6) ** -0.5]
+        values += [
+            math.exp(13 * draw() - 10),
+            math.log(1 - draw()),
+            draw() ** 0.5,
+            (99 * draw() + 1e-6) ** -0.5,
+        ]
         values += [(1 - draw() / 2) ** int(1 + 1000 * draw()), math.cos(7 * draw()), math.sin(7 * draw())]
     found = hashlib.sha256(np.array(values, "<f8").tobytes()).hexdigest()
     if found != LIBM:

@@ -13,30 +13,30 @@ typedef struct {
 } run;
 
 static const run runs[] = {
-    {{1, 16, 4, 16, 27, MGF_RELU}, 1},  {{1, 16, 4, 16, 27, MGF_RELU2}, 16}, {{2, 32, 4, 24, 31, MGF_RELU}, 3},
-    {{2, 20, 5, 9, 30, MGF_RELU}, 2},   {{1, 15, 3, 70, 5, MGF_RELU2}, 4},   {{3, 100, 1, 40, 65, MGF_RELU}, 1},
+    {{1, 16, 4, 16, 27, MGF_RELU}, 1}, {{1, 16, 4, 16, 27, MGF_RELU2}, 16}, {{2, 32, 4, 24, 31, MGF_RELU}, 3},
+    {{2, 20, 5, 9, 30, MGF_RELU}, 2},  {{1, 15, 3, 70, 5, MGF_RELU2}, 4},   {{3, 100, 1, 40, 65, MGF_RELU}, 1},
 };
 
-#define DEFINE_TRAIN(name, real, table)                                                                             \
-    static void name(const table *kernels, const run *r, const int32_t *tokens, double *losses) {                   \
-        const mgf_config *c = &r->config;                                                                           \
-        ptrdiff_t P = (2 * c->vocab_size + c->block_size + 12 * c->n_layer * c->n_embd) * c->n_embd;                \
-        real *params = malloc(3 * P * sizeof(real)), *m = params + P, *v = m + P;                                   \
-        int64_t *starts = malloc(STEPS * r->batch * sizeof *starts);                                                \
-        int32_t *lengths = malloc(STEPS * r->batch * sizeof *lengths);                                              \
-        double lr[STEPS];                                                                                           \
-        for (ptrdiff_t i = 0; i < P; i++) params[i] = (real)((i * 7919 % 1000 - 500) * 2e-4), m[i] = v[i] = 0;      \
-        for (ptrdiff_t i = 0; i < STEPS * r->batch; i++) {                                                          \
-            starts[i] = i * 37 % 1000;                                                                              \
-            lengths[i] = (int32_t)(1 + i * 5 % c->block_size);                                                      \
-        }                                                                                                           \
-        for (int i = 0; i < STEPS; i++) lr[i] = 1e-4;                                                               \
-        mgf_adam adam = {0.85, 0.99, 1e-8, 0};                                                                      \
-        void *workspace = malloc(kernels->gpt_workspace_size(c, r->batch * c->block_size, r->batch, NULL));         \
-        ptrdiff_t bad = kernels->gpt_train_steps(losses, params, m, v, tokens, starts, lengths, STEPS, r->batch,    \
-                                                 lr, &adam, 1, c, workspace, NULL);                                 \
-        if (bad >= 0) exit(1);                                                                                      \
-        free(workspace), free(lengths), free(starts), free(params);                                                 \
+#define DEFINE_TRAIN(name, real, table)                                                                                    \
+    static void name(const table *kernels, const run *r, const int32_t *tokens, double *losses) {                          \
+        const mgf_config *c = &r->config;                                                                                  \
+        ptrdiff_t P = (2 * c->vocab_size + c->block_size + 12 * c->n_layer * c->n_embd) * c->n_embd;                       \
+        real *params = malloc(3 * P * sizeof(real)), *m = params + P, *v = m + P;                                          \
+        int64_t *starts = malloc(STEPS * r->batch * sizeof *starts);                                                       \
+        int32_t *lengths = malloc(STEPS * r->batch * sizeof *lengths);                                                     \
+        double lr[STEPS];                                                                                                  \
+        for (ptrdiff_t i = 0; i < P; i++) params[i] = (real)((i * 7919 % 1000 - 500) * 2e-4), m[i] = v[i] = 0;             \
+        for (ptrdiff_t i = 0; i < STEPS * r->batch; i++) {                                                                 \
+            starts[i] = i * 37 % 1000;                                                                                     \
+            lengths[i] = (int32_t)(1 + i * 5 % c->block_size);                                                             \
+        }                                                                                                                  \
+        for (int i = 0; i < STEPS; i++) lr[i] = 1e-4;                                                                      \
+        mgf_adam adam = {0.85, 0.99, 1e-8, 0};                                                                             \
+        void *workspace = malloc(kernels->gpt_workspace_size(c, r->batch * c->block_size, r->batch, NULL));                \
+        ptrdiff_t bad = kernels->gpt_train_steps(losses, params, m, v, tokens, starts, lengths, STEPS, r->batch, lr,       \
+                                                 &adam, 1, c, workspace, NULL);                                            \
+        if (bad >= 0) exit(1);                                                                                             \
+        free(workspace), free(lengths), free(starts), free(params);                                                        \
     }
 DEFINE_TRAIN(train_f32, float, mgf_kernels_f32)
 DEFINE_TRAIN(train_f64, double, mgf_kernels_f64)

@@ -10,10 +10,10 @@ import pytest
 
 from microgpt_fast import backends, cli
 from microgpt_fast.benchmark import jobs, processes, report, runs, timing
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 from microgpt_fast.config import UsageError
-from microgpt_fast.data import BUILTIN
-from microgpt_fast.training import Trainer
+from microgpt_fast.data.load import BUILTIN
+from microgpt_fast.training.trainer import Trainer
 
 PEERS = Path(__file__).parent.parent / "bench"
 KEYS = {"job", "dtype", "backend", "isa", "threads", "us_per_step", "tokens_per_s", "fraction_of_peak"} | {
@@ -88,8 +88,7 @@ def test_operations_of_documents_of_any_length():
 def test_jobs_on_names_begin_as_training_does(name, batch_size):
     trainer = Trainer(num_steps=3, batch_size=batch_size, numerics="fast", backend="numpy")
     np.testing.assert_array_equal(jobs.JOBS[name].weights("float64"), trainer.model.parameters)
-    for losses in trainer.chunks():
-        break
+    losses = next(trainer.chunks())
     ours = timing.Training(jobs.JOBS[name], backends.load("numpy"), "float64", "fast", 1)
     assert ours.losses[0] == pytest.approx(losses[0], rel=1e-12)
 
@@ -191,13 +190,18 @@ def test_startup_runs_both_programs_in_turn(bench, monkeypatch):
     commands = []
     monkeypatch.setattr(processes, "run_program", lambda name, words: commands.append(words))
     result = bench.startup()
-    assert commands[0][1:] == ["-P", "-m", "microgpt_fast", "train"] and commands[1][1:] == ["-c", "import numpy"]
+    assert commands[0][1:] == ["-P", "-m", "microgpt_fast", "train"] and commands[1][1:] == [
+        "-c",
+        "import numpy",
+    ]
     assert commands[2:4] == commands[:2] and {"seconds", "numpy_seconds", "ratio_to_numpy"} <= result.keys()
 
 
 def test_our_runs_are_of_this_package_wherever_they_start(tmp_path, monkeypatch):
     (tmp_path / "microgpt_fast").mkdir()
-    (tmp_path / "microgpt_fast" / "__init__.py").write_text("raise ImportError('the sources in the current folder')")
+    (tmp_path / "microgpt_fast" / "__init__.py").write_text(
+        "raise ImportError('the sources in the current folder')"
+    )
     monkeypatch.chdir(tmp_path)
     processes.run_program("it", processes.train_command("--num-steps", "1", "--num-samples", "0"))
 

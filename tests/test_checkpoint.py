@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import microgpt_fast as mg
-from microgpt_fast import checkpoint
-from microgpt_fast.checkpoint import CheckpointError, check_writable, load, save
+from microgpt_fast.training import checkpoint
+from microgpt_fast.training.checkpoint import CheckpointError, check_writable, load, save
 
 
 def small(dtype="float64", **options):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import microgpt_fast
-from microgpt_fast import checkpoint, cli
-from microgpt_fast.commands import common
+from microgpt_fast import cli
+from microgpt_fast.cli.commands import common
+from microgpt_fast.training import checkpoint
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 HEADER = "\n--- inference (new, hallucinated names) ---\n"
@@ -297,7 +298,7 @@ def test_ctrl_c_elsewhere_ends_the_program_in_one_line(run, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("microgpt_fast.training.load_corpus", interrupt)
+    monkeypatch.setattr("microgpt_fast.training.trainer.load_corpus", interrupt)
     assert run("train") == (130, "", "microgpt-fast: interrupted\n")
 
 

@@ -35,9 +35,23 @@ def build(compiler, folder, extra=()):
     def compile_unit(index):
         source, flags = UNITS[index]
         subprocess.run(
-            [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Icsrc", "-Imicrogpt_fast/include", *flags,
-             "-c", source, "-o", folder / f"{index}.o"],
-            cwd=ROOT, check=True,
+            [
+                compiler,
+                "-std=gnu11",
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Icsrc",
+                "-Imicrogpt_fast/include",
+                *flags,
+                "-c",
+                source,
+                "-o",
+                folder / f"{index}.o",
+            ],
+            cwd=ROOT,
+            check=True,
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -72,8 +86,17 @@ def engine_losses(module, key):
     params = ((p * 7919 % 1000 - 500) * 2e-4).astype(dtype)
     losses = np.empty(5)
     engine.train_steps(
-        losses, params, np.zeros_like(params), np.zeros_like(params), ((t * 131 + t // 7) % vocab_size).astype(np.int32),
-        i * 37 % 1000, (1 + i * 5 % block_size).astype(np.int32), batch, np.full(5, 1e-4), (0.85, 0.99, 1e-8, 0.0), 1,
+        losses,
+        params,
+        np.zeros_like(params),
+        np.zeros_like(params),
+        ((t * 131 + t // 7) % vocab_size).astype(np.int32),
+        i * 37 % 1000,
+        (1 + i * 5 % block_size).astype(np.int32),
+        batch,
+        np.full(5, 1e-4),
+        (0.85, 0.99, 1e-8, 0.0),
+        1,
     )
     return losses
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from microgpt_fast import text as reading
-from microgpt_fast.data import load_corpus
-from microgpt_fast.text import DataError
+from microgpt_fast.data import text as reading
+from microgpt_fast.data.load import load_corpus
+from microgpt_fast.data.text import DataError
 
 SPACES = "".join(chr(code) for code in range(0x110000) if chr(code).isspace())
 NASTY = [

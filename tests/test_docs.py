@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from microgpt_fast import backends
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 
 KERNELS = Path(__file__).parent.parent / "docs" / "kernels.md"
 

@@ -292,13 +292,18 @@ def test_numerics_that_a_backend_lacks(backend):
 def test_nothing_of_a_call_stays_for_the_next(backend, vocab_size, dtype):
     """Rows that fill up a tile are computed from what is there: it must not decide how the others are."""
     config, random = GPTConfig(vocab_size), np.random.default_rng(3)
-    tokens, lengths = random.integers(0, vocab_size, 200).astype(np.int32), np.array([5, 9, 7, 3, 11, 15, 16], np.int32)
+    tokens, lengths = (
+        random.integers(0, vocab_size, 200).astype(np.int32),
+        np.array([5, 9, 7, 3, 11, 15, 16], np.int32),
+    )
     initial, rates = random.normal(0, 0.1, config.num_params).astype(dtype), np.full(7, 1e-3)
 
     def train(engine, params):
         params, losses = params.copy(), np.empty(7)
         m, v = np.zeros_like(params), np.zeros_like(params)
-        engine.train_steps(losses, params, m, v, tokens, np.arange(7) * 20, lengths, 1, rates, (0.85, 0.99, 1e-8, 0.0), 1)
+        engine.train_steps(
+            losses, params, m, v, tokens, np.arange(7) * 20, lengths, 1, rates, (0.85, 0.99, 1e-8, 0.0), 1
+        )
         return b"".join(array.tobytes() for array in (losses, params, m, v))
 
     engine, wanted = backend.Engine(config, dtype), train(backend.Engine(config, dtype), initial)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from microgpt_fast import cli, fetch
+from microgpt_fast import cli
+from microgpt_fast.data import fetch
 
 CONTENT = b"anna\nbob\n"
 

@@ -30,7 +30,9 @@ def rows(random, n, width, apart, dtype):
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("M, N, K, apart", SIZES)
 @pytest.mark.parametrize("kernel", ["gemm_nn", "gemm_nt", "gemm_tn"])
-def test_an_element_has_the_same_bits_in_every_part_of_the_product(compiled, dtype, kernel, M, N, K, apart, accumulate):
+def test_an_element_has_the_same_bits_in_every_part_of_the_product(
+    compiled, dtype, kernel, M, N, K, apart, accumulate
+):
     random = np.random.default_rng(3)
     a = rows(random, *((K, M) if kernel == "gemm_tn" else (M, K)), apart, dtype)
     b = rows(random, *((N, K) if kernel == "gemm_nt" else (K, N)), apart, dtype)

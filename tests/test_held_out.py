@@ -8,7 +8,14 @@ import microgpt_fast as mg
 
 BENCH = Path(__file__).parent.parent / "bench"
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
-RECIPE = {"preset": "nanogpt-cpu", "n_layer": 2, "n_embd": 16, "block_size": 12, "num_steps": 30, "eval_interval": 0}
+RECIPE = {
+    "preset": "nanogpt-cpu",
+    "n_layer": 2,
+    "n_embd": 16,
+    "block_size": 12,
+    "num_steps": 30,
+    "eval_interval": 0,
+}
 
 
 @pytest.mark.parametrize("mode, activation", [("stream", "relu"), ("lines", "relu2")])

@@ -13,8 +13,8 @@ import pytest
 
 import microgpt_fast
 from microgpt_fast import backends
-from microgpt_fast.cases import CASES
-from microgpt_fast.signatures import read_signatures
+from microgpt_fast.checking.cases import CASES
+from microgpt_fast.native.signatures import read_signatures
 
 ROOT = Path(__file__).parent.parent
 PINNED = json.loads((Path(__file__).parent / "c_signatures.json").read_text())
@@ -139,5 +139,5 @@ def test_jitted_code_with_wrong_arguments_does_not_compile(compiled):
         with pytest.raises(numba.TypingError, match=words):
             jitted(*wrong)
     with pytest.raises(numba.TypingError, match="takes 6 arguments"):
-        numba.njit(lambda y: linear(y))(a)
+        numba.njit(lambda y: linear(y))(a)  # noqa: PLW0108
     jitted(a.copy(), frozen, a)

@@ -9,7 +9,7 @@ import pytest
 
 import microgpt_fast
 from microgpt_fast.backends import numpy_backend as twin
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 
 DTYPES = [np.float32, np.float64]
 

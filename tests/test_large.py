@@ -10,7 +10,7 @@ import pytest
 
 import microgpt_fast
 from microgpt_fast import ops
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 
 APART = 2**30 + 7  # elements from row to row: the third row begins beyond 2^31
 

@@ -1,4 +1,4 @@
-"""Thousands of steps: where rounding would long have drifted apart, exact numerics are still the reference, bit for bit."""
+"""Thousands of steps: where rounding would long have drifted apart, exact numerics still equal the reference."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast import backends
-from microgpt_fast.training import Trainer
+from microgpt_fast.training.trainer import Trainer
 
 FIGURES = json.loads((Path(__file__).parent / "golden" / "long_run.json").read_text(encoding="utf-8"))
 
@@ -27,10 +27,21 @@ def test_exact_training_is_the_reference_at_every_checkpoint(backend, same_libm)
         steps = step + np.arange(count)
         found = np.empty(count)
         engine.train_steps(
-            found, trainer.model.parameters, m, v, corpus.tokens, starts, lengths, 1,
-            config.learning_rate * (1 - steps / config.num_steps), (config.beta1, config.beta2, config.eps_adam, 0.0), step + 1,
+            found,
+            trainer.model.parameters,
+            m,
+            v,
+            corpus.tokens,
+            starts,
+            lengths,
+            1,
+            config.learning_rate * (1 - steps / config.num_steps),
+            (config.beta1, config.beta2, config.eps_adam, 0.0),
+            step + 1,
         )
         step += count
         losses.update(found.astype("<f8").tobytes())
         params = hashlib.sha256(trainer.model.parameters.astype("<f8").tobytes())
-        assert (losses.hexdigest(), params.hexdigest()) == (wanted["losses"], wanted["params"]), f"step {step}"
+        assert (losses.hexdigest(), params.hexdigest()) == (wanted["losses"], wanted["params"]), (
+            f"step {step}"
+        )

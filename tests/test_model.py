@@ -5,10 +5,10 @@ import pytest
 
 from microgpt_fast import backends
 from microgpt_fast.config import GPTConfig, UsageError
+from microgpt_fast.data.tokenizer import Tokenizer
 from microgpt_fast.model import GPT, resolve_numerics
 from microgpt_fast.random_stream import PythonRandom
-from microgpt_fast.sample import generate
-from microgpt_fast.tokenizer import Tokenizer
+from microgpt_fast.sampling.sample import generate
 
 
 class WithExact:

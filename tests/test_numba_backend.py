@@ -13,7 +13,7 @@ numba = pytest.importorskip("numba")
 import microgpt_fast  # noqa: E402
 from microgpt_fast.backends import numba_backend, numba_micro, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
-from microgpt_fast.cases import CASES  # noqa: E402
+from microgpt_fast.checking.cases import CASES  # noqa: E402
 from microgpt_fast.config import GPTConfig  # noqa: E402
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
@@ -188,7 +188,7 @@ EVERY_WIDTH = """
 import sys
 import numpy as np
 from microgpt_fast.backends import numba_backend, numba_simd, numpy_backend
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 
 dtype = np.dtype(sys.argv[1])
 error = 1e-12 if dtype == np.float64 else 1e-5

@@ -102,7 +102,7 @@ def test_nothing_of_a_call_stays_for_the_next():
 
 def test_large_scores_and_logits():
     """The maximum is subtracted before the exponential."""
-    job = config, B, dtype = JOBS["default"]
+    config, B, dtype = JOBS["default"]
     params, *documents = batch(config, B)
     params = params * 100
     results = []
@@ -116,7 +116,7 @@ def test_large_scores_and_logits():
 
 
 def test_denormal_moments_become_zero_and_the_process_keeps_its_own():
-    job = config, B, dtype = JOBS["default-float32"]
+    config, B, dtype = JOBS["default-float32"]
     engine = numba_backend.Engine(config, dtype)
     params, tokens, starts, lengths = batch(config, B)
     params = params.astype(dtype)

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-import microgpt_fast  # noqa: E402
+import microgpt_fast
 
 STEPS = ["narrow"]
 DEFECTS = {

@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("numba")
 
-from numba import njit  # noqa: E402
+from numba import njit
 
-from microgpt_fast.backends import numba_rows as r  # noqa: E402
-from microgpt_fast.backends.numba_simd import VECTOR_BYTES, store  # noqa: E402
+from microgpt_fast.backends import numba_rows as r
+from microgpt_fast.backends.numba_simd import VECTOR_BYTES, store
 
 CASES = [(np.float32, 16, 4), (np.float64, 32, 16), (np.float64, 16, 8)]
 

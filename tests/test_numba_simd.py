@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from numba import njit  # noqa: E402
+from numba import njit
 
-from microgpt_fast.backends import numba_simd as simd  # noqa: E402
+from microgpt_fast.backends import numba_simd as simd
 
 DTYPES = [np.float32, np.float64]
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)

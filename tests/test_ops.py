@@ -11,7 +11,7 @@ from test_kernels import DTYPES, EVERY_CASE, assert_close, in_float64, label
 
 from microgpt_fast import ops
 from microgpt_fast.backends import numpy_backend as twin
-from microgpt_fast.cases import CASES
+from microgpt_fast.checking.cases import CASES
 from microgpt_fast.ops._call import ARGUMENTS, ORDER
 
 RENAMED = {"embedding_backward": {"vocab_size": "V", "block_size": "T"}}

@@ -13,7 +13,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
 from test_core_alone import UNITS
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +127,7 @@ class Build:
 
     def plant(self, unit, changes):
         """Link with a unit compiled from changed sources, which are put back."""
-        before = {path: path.read_bytes() for path in (self.folder / "csrc").iterdir()}
+        before = {path: path.read_bytes() for path in (self.folder / "csrc").rglob("*.[ch]")}
         for text, new in changes.items():
             self.replace(text, new)
         self.link({**self.objects, unit: self.compile(unit, "changed.o")})
@@ -138,7 +137,7 @@ class Build:
     def replace(self, text, new):
         """Replace a text that occurs once in csrc, wherever its lines are broken."""
         pattern = re.compile(r"\s+".join(map(re.escape, text.split())))
-        files = {path: path.read_text(encoding="utf-8") for path in (self.folder / "csrc").iterdir()}
+        files = {path: path.read_text(encoding="utf-8") for path in (self.folder / "csrc").rglob("*.[ch]")}
         found = {path: len(pattern.findall(content)) for path, content in files.items()}
         count = sum(found.values())
         assert count == 1, f"{text!r} occurs {count} times in csrc: choose another place for the defect"

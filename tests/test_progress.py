@@ -3,8 +3,9 @@ import sys
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast import progress, training
-from microgpt_fast.machine import operations_a_token
+from microgpt_fast.training import progress
+from microgpt_fast.training import trainer as training
+from microgpt_fast.workload import operations_a_token
 
 NAMES = ["anna", "bob", "hannah", "otto"]
 OPTIONS = {"num_steps": 6, "batch_size": 2, "val_fraction": 0.3, "eval_interval": 3, "backend": "numpy"}

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast import backends, training
-from microgpt_fast.batches import Lines, Stream, fingerprints
+from microgpt_fast import backends
 from microgpt_fast.config import TrainConfig, UsageError, resolve
-from microgpt_fast.data import load_corpus
+from microgpt_fast.data.batches import Lines, Stream, fingerprints
+from microgpt_fast.data.load import load_corpus
 from microgpt_fast.presets import PRESETS
-from microgpt_fast.resume import resume_training, save_training
-from microgpt_fast.training import Evaluation, Steps, Trainer, train
+from microgpt_fast.training import trainer as training
+from microgpt_fast.training.resume import resume_training, save_training
+from microgpt_fast.training.trainer import Evaluation, Steps, Trainer, train
 
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
 SMALL = {"n_embd": 8, "n_head": 2, "block_size": 12, "backend": "numpy", "dtype": "float32"}
@@ -46,8 +47,8 @@ def test_blocks_of_a_stream_stay_clear_of_its_held_out_end():
 
 @pytest.mark.parametrize("piece", [7, 1 << 20])
 def test_copies_of_held_out_documents_are_not_trained_on(piece, monkeypatch):
-    monkeypatch.setattr("microgpt_fast.batches.PIECE", piece)
-    monkeypatch.setattr("microgpt_fast.batches.SCRATCH_FROM", piece)  # arrays in files, and in memory
+    monkeypatch.setattr("microgpt_fast.data.batches.PIECE", piece)
+    monkeypatch.setattr("microgpt_fast.data.batches.SCRATCH_FROM", piece)  # arrays in files, and in memory
     documents = [f"name{i % 50}" for i in range(200)] + ["once"]
     corpus = load_corpus(documents)
     split = batches(corpus, val_fraction=0.2)
@@ -61,7 +62,7 @@ def test_copies_of_held_out_documents_are_not_trained_on(piece, monkeypatch):
 
 
 def test_fingerprints_tell_documents_apart_over_pieces(monkeypatch):
-    monkeypatch.setattr("microgpt_fast.batches.PIECE", 7)
+    monkeypatch.setattr("microgpt_fast.data.batches.PIECE", 7)
     corpus = load_corpus(["ab", "ba", "abcdefghijk", "ab", "aab"])
     numbers = fingerprints(corpus, seed=1).tolist()
     assert numbers[0] == numbers[3] and len(set(numbers)) == 4
@@ -130,7 +131,9 @@ def test_a_step_takes_the_clipped_mean_of_its_batches(grad_clip):
     assert 1e-3 < norm < 1e9
     [*run.events()]
     first_moment = (1 - run.config.beta1) * gradient * min(1, grad_clip / norm)
-    np.testing.assert_allclose(run.moments[0], first_moment, rtol=1e-4, atol=1e-6 * np.abs(first_moment).max())
+    np.testing.assert_allclose(
+        run.moments[0], first_moment, rtol=1e-4, atol=1e-6 * np.abs(first_moment).max()
+    )
 
 
 @pytest.mark.parametrize("options", [{"grad_clip": 1.0}, {"gradient_accumulation_steps": 2}])

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast import checkpoint, cli, training
-from microgpt_fast.runs import read_metrics
-from microgpt_fast.scoring import score, windows
-from microgpt_fast.settings import read_toml, to_toml
+from microgpt_fast import cli
+from microgpt_fast.sampling.scoring import score, windows
+from microgpt_fast.training import checkpoint
+from microgpt_fast.training import trainer as training
+from microgpt_fast.training.runs import read_metrics
+from microgpt_fast.training.settings import read_toml, to_toml
 
 SOURCE = Path(mg.__file__).parent.parent
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
@@ -303,5 +305,5 @@ def test_texts_go_on_past_the_block():
 
 
 def test_pieces_of_text_appear_as_they_are_drawn(model):
-    pieces = next(iter(mg.sample.samples(model, 1, 0.5, prompt="ha", top_k=3)))
+    pieces = next(iter(mg.samples(model, 1, 0.5, prompt="ha", top_k=3)))
     assert not isinstance(pieces, (list, tuple)) and next(iter(pieces)) == "ha"

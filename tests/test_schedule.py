@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast.config import TrainConfig, UsageError
-from microgpt_fast.schedule import learning_rates
+from microgpt_fast.training.schedule import learning_rates
 
 
 def rates(**options):

@@ -5,10 +5,10 @@ import pytest
 
 import microgpt_fast as mg
 from microgpt_fast.config import GPTConfig, UsageError
+from microgpt_fast.data.tokenizer import Tokenizer
 from microgpt_fast.model import GPT
 from microgpt_fast.random_stream import sampling_weights, seeded
-from microgpt_fast.sample import Writer, generate
-from microgpt_fast.tokenizer import Tokenizer
+from microgpt_fast.sampling.sample import Writer, generate
 
 CONFIGS = [
     GPTConfig(4, n_embd=16, n_head=4, block_size=9),  # the narrow path decodes one stream

@@ -4,10 +4,11 @@ import os
 import numpy as np
 import pytest
 
-from microgpt_fast import data, text, token_cache
 from microgpt_fast.config import UsageError
-from microgpt_fast.data import load_corpus
-from microgpt_fast.text import DataError, looks_like_a_stream
+from microgpt_fast.data import load as data
+from microgpt_fast.data import text, token_cache
+from microgpt_fast.data.load import load_corpus
+from microgpt_fast.data.text import DataError, looks_like_a_stream
 
 TEXTS = [
     b"a\nb\n",

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from microgpt_fast import backends, threads
+from microgpt_fast import backends, workload
 from microgpt_fast.config import GPTConfig
-from microgpt_fast.training import Trainer
+from microgpt_fast.training import thread_trial
+from microgpt_fast.training.trainer import Trainer
 
 STEPS = 3
 
@@ -29,7 +30,14 @@ def random_job(seed):
     config = GPTConfig(V + 1, L, H * int(rng.integers(1, 12)), H, T, ("relu", "relu2")[seed % 2])
     lengths = rng.integers(1, T + 1, STEPS * B).astype(np.int32)
     starts = rng.integers(0, 2000 - T - 1, STEPS * B)
-    return config, B, rng.normal(0, 0.1, config.num_params), rng.integers(0, V + 1, 2000).astype(np.int32), starts, lengths
+    return (
+        config,
+        B,
+        rng.normal(0, 0.1, config.num_params),
+        rng.integers(0, V + 1, 2000).astype(np.int32),
+        starts,
+        lengths,
+    )
 
 
 def trained(engine, job):
@@ -115,15 +123,17 @@ def test_denormals_of_the_process_stay(compiled):
     ],
 )
 def test_the_default_number_of_threads_follows_the_work(monkeypatch, sizes, tokens, expected):
-    monkeypatch.setattr(threads, "cores", lambda: 8)
-    assert threads.default_threads(GPTConfig(27, **sizes), tokens) == expected
+    monkeypatch.setattr(workload, "cores", lambda: 8)
+    assert workload.default_threads(GPTConfig(27, **sizes), tokens) == expected
 
 
 def trained_with_trial(monkeypatch, speeds, **options):
     """A run with two cores, where a step with n threads takes speeds[n] seconds; and the numbers of threads it took."""
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(workload, "cores", lambda: 2)
     clock, taken = [0.0], []
-    run = Trainer(["anna", "bob", "hannah"] * 50, dtype="float32", batch_size=64, n_embd=32, num_steps=40, **options)
+    run = Trainer(
+        ["anna", "bob", "hannah"] * 50, dtype="float32", batch_size=64, n_embd=32, num_steps=40, **options
+    )
     take_steps = run._take_steps
 
     def slowed(count):
@@ -132,7 +142,7 @@ def trained_with_trial(monkeypatch, speeds, **options):
         return take_steps(count)
 
     monkeypatch.setattr(run, "_take_steps", slowed)
-    monkeypatch.setattr("microgpt_fast.training.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("microgpt_fast.training.trainer.perf_counter", lambda: clock[0])
     for _ in run.events():
         pass
     return run, taken
@@ -151,7 +161,7 @@ def test_training_tries_both_numbers_of_threads_and_keeps_the_faster(compiled, m
 
 def test_a_trial_is_repeated_when_steps_become_slow_and_after_a_while():
     model = SimpleNamespace(threads=1)
-    trial = threads.Trial(model, 2)
+    trial = thread_trial.Trial(model, 2)
 
     def threads_of_next(chunks, one, two):
         taken = []
@@ -163,29 +173,29 @@ def test_a_trial_is_repeated_when_steps_become_slow_and_after_a_while():
     assert set(threads_of_next(50, one=0.03, two=0.02)[6:]) == {2}
     assert set(threads_of_next(50, one=0.03, two=0.06)[9:]) == {1}  # another program takes a core ...
     assert set(threads_of_next(50, one=0.03, two=0.02)) == {1}  # ... and is gone: found out by and by
-    assert threads_of_next(int(threads.TRIAL_LASTS / 0.03) + 20, one=0.03, two=0.02)[-1] == 2
+    assert threads_of_next(int(thread_trial.TRIAL_LASTS / 0.03) + 20, one=0.03, two=0.02)[-1] == 2
 
 
 def test_small_steps_and_exact_numerics_try_no_threads(compiled, monkeypatch):
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(workload, "cores", lambda: 2)
     for options in (dict(dtype="float32"), dict(dtype="float64", n_embd=128)):
         run = Trainer(["anna", "bob"], num_steps=1, **options)
         assert run._trial is None
 
 
 def test_cores_are_those_the_process_may_use():
-    assert 1 <= threads.cores() <= os.cpu_count()
+    assert 1 <= workload.cores() <= os.cpu_count()
     if hasattr(os, "sched_setaffinity"):
         allowed = os.sched_getaffinity(0)
         try:
             os.sched_setaffinity(0, {min(allowed)})
-            assert threads.cores() == 1
+            assert workload.cores() == 1
         finally:
             os.sched_setaffinity(0, allowed)
 
 
 def test_training_takes_the_threads_that_its_batch_keeps_busy(compiled, monkeypatch):
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(workload, "cores", lambda: 2)
     small = Trainer(num_steps=1, dtype="float32").model.engine
     wide = dict(num_steps=1, dtype="float32", n_embd=256, batch_size=128)
     large, told = Trainer(**wide).model.engine, Trainer(**wide, threads=1).model.engine

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast.config import UsageError
-from microgpt_fast.tokenizer import Tokenizer
+from microgpt_fast.data.tokenizer import Tokenizer
 
 TEXT = "zebra\x00 é\ufeff한글\u2028\uffff😀😀a"
 

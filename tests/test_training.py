@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast import backends, training
+from microgpt_fast import backends
 from microgpt_fast.config import TrainConfig, UsageError
 from microgpt_fast.random_stream import PythonRandom
-from microgpt_fast.training import Trainer, train
+from microgpt_fast.training import trainer as training
+from microgpt_fast.training.trainer import Trainer, train
 
 NAMES = ["anna", "bob", "hannah", "otto", "b"]
 

@@ -68,6 +68,8 @@ def test_a_typed_program_passes_and_mistakes_are_found(tmp_path):
 
 def test_the_stub_has_the_public_names():
     stub = (PACKAGE / "__init__.pyi").read_text()
-    assert sorted(re.findall(r"^from \.\w* import \w+ as (\w+)$", stub, re.MULTILINE)) == sorted(mg.__all__)
+    assert sorted(re.findall(r"^from \.[\w.]* import \w+ as (\w+)$", stub, re.MULTILINE)) == sorted(
+        mg.__all__
+    )
     for module, name in re.findall(r"^from \.(\w+) import (\w+) as", stub, re.MULTILINE):
         assert getattr(import_module(f"microgpt_fast.{module}"), name) is getattr(mg, name)

@@ -5,13 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from microgpt_fast import backends, cli, relu_sides
+from microgpt_fast import backends, cli
 from microgpt_fast.backends import numpy_backend
+from microgpt_fast.checking import relu_sides
+from microgpt_fast.checking.differences import difference
+from microgpt_fast.checking.original import read
+from microgpt_fast.checking.relu_sides import first_changed_side
+from microgpt_fast.checking.verify import Verification
 from microgpt_fast.config import GPTConfig
-from microgpt_fast.differences import difference
-from microgpt_fast.original import read
-from microgpt_fast.relu_sides import first_changed_side
-from microgpt_fast.verify import Verification
 
 OPTIONS = dict(n_embd=8, n_head=2, block_size=5, compare_steps=3)
 CASES = {
@@ -315,7 +316,7 @@ def test_what_cannot_be_compared(run, microgpt, words):
 
 
 def test_a_wrong_result_is_exit_code_1(run, words, monkeypatch):
-    monkeypatch.setattr("microgpt_fast.verify.initial_parameters", lambda *a: _zeros(a[0]))
+    monkeypatch.setattr("microgpt_fast.checking.verify.initial_parameters", lambda *a: _zeros(a[0]))
     code, out, _ = run("--data", words, "--compare-steps", 1)
     assert code == 1 and "verdict: NOT as promised, first at the start\n  wrong initial parameters\n" in out
 

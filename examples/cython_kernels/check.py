@@ -1,5 +1,4 @@
 import numpy as np
-
 from consumer import norm_and_project
 
 rng = np.random.default_rng(0)

@@ -33,8 +33,8 @@ int main(void) {
     for (int i = 0; i < STEPS; i++) lengths[i] = n + 1, lr[i] = 0.01 * (1 - (double)i / STEPS);
     const mgf_adam adam = {.beta1 = 0.85, .beta2 = 0.99, .eps = 1e-8};
     void *workspace = malloc(kernels.gpt_workspace_size(&config, n + 1, 1, NULL));
-    if (kernels.gpt_train_steps(losses, params, moments, moments + P, tokens, starts, lengths, STEPS, 1, lr,
-                                &adam, 1, &config, workspace, NULL) >= 0)
+    if (kernels.gpt_train_steps(losses, params, moments, moments + P, tokens, starts, lengths, STEPS, 1, lr, &adam, 1,
+                                &config, workspace, NULL) >= 0)
         return fprintf(stderr, "a token or a length is out of range\n"), 1;
     printf("loss %.2f, then %.2f\n", losses[0], losses[STEPS - 1]);
 

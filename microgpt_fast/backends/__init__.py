@@ -41,7 +41,9 @@ def load(name="auto"):
         return importlib.import_module(f".{BACKENDS[name]}", __name__)
     except ModuleNotFoundError as error:
         raise BackendError(f"backend {name!r} is not installed: {_reason(error)}") from error
-    except Exception as error:  # numba_backend leans on Numba's internals: a new version may break it in any way
+    except (
+        Exception
+    ) as error:  # numba_backend leans on Numba's internals: a new version may break it in any way
         raise BackendError(f"backend {name!r} cannot be used: {error}") from error
 
 

@@ -31,7 +31,6 @@ from .numba_simd import (
     zeros,
 )
 
-
 KEYS = 64
 HEAD_DEPTH = 128  # of a head's width that is transposed at a time
 MOST_LANES = VECTOR_BYTES // 4

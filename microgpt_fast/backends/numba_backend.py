@@ -187,9 +187,7 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         for h in range(H):
             row, cache = (b * H + h) * D, (b * T_max * H + h) * D
             slope = _slope_of(slopes, h)
-            attention_head_decode(
-                o + row, q + row, k + cache, v + cache, H * D, lengths[b], D, scale, slope
-            )
+            attention_head_decode(o + row, q + row, k + cache, v + cache, H * D, lengths[b], D, scale, slope)
 
 
 # ---- mlp

@@ -36,7 +36,7 @@ def _cache_directory():
         except OSError:
             continue
         # what is loaded from a cache is run: nobody else may have put it there
-        if user is None or about.st_uid == user and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if user is None or (about.st_uid == user and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
             return str(parent / name)
     return None
 

@@ -15,20 +15,20 @@ from .composed import NORM_EPS, RELU2
 from .numba_batch import document_losses, first_bad_document, pack_batch
 from .numba_compile import helper, inline, kernel
 from .numba_micro_layout import (
+    D_O,
     DH,
     DK,
     DQ,
     DV,
     DX,
     DX1,
-    D_O,
     H1,
     H2,
     HIDDEN,
+    SQUARED,
     K,
     O,
     Q,
-    SQUARED,
     V,
     micro_layout,
 )

@@ -2,7 +2,7 @@
 
 from .composed import RELU2
 from .numba_compile import helper, inline
-from .numba_micro_layout import DH, DQ, DX, DX1, H1, H2, HIDDEN, O, SQUARED
+from .numba_micro_layout import DH, DQ, DX, DX1, H1, H2, HIDDEN, SQUARED, O
 from .numba_rows import load_column, load_row, repeat, row_width, tile_height, zero_row, zero_rows
 from .numba_simd import fma, sqrt, store
 

@@ -16,8 +16,8 @@ Functions take p, such a pointer, where they cannot tell the shapes from the vec
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic, register_model
 from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
 
 from .numba_simd import llvm
 from .numba_simd.vec import Pointer, Vec, native

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..config import GPTConfig, UsageError, closest
-from ..data import load_corpus
+from ..data.load import load_corpus
 from ..random_stream import PythonRandom
 
 ADAM = (0.85, 0.99, 1e-8, 0.0)  # beta1, beta2, eps, weight decay

@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
     raise UsageError(f"--plot needs {error.name}: pip install 'microgpt-fast[plot]'") from None
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (after the choice of what draws)
+from matplotlib import pyplot
 
 FIRST_CACHE, MEMORY = 1 << 14, 1 << 28  # bytes, to measure bandwidths with
 MARKERS = "osd^v<>"

@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 
 from ..config import UsageError
-from ..data import BUILTIN
+from ..data.load import BUILTIN
 
 MAX_STEPS = 1 << 40
 LONG_SECONDS = 0.4  # by which the long run of a program is to exceed the short one
@@ -112,6 +112,7 @@ def time_by_length(name, command, rounds=5):
         if the program cannot be run, ends with an error, or takes as long for any number of steps.
     """
     words = shlex.split(command) if isinstance(command, str) else command
+
     def run(steps):
         begin = perf_counter()
         run_program(name, [word.replace("{steps}", str(steps)) for word in words])
@@ -131,7 +132,7 @@ def parse_peer(text):
     """NAME=COMMAND or NAME:DTYPE:BATCH=COMMAND as (name, dtype or None, batch size or None, command)."""
     label, equals, command = text.partition("=")
     name, *work = label.split(":")
-    if not (name and equals) or len(work) not in (0, 2) or work and not work[1].isdigit():
+    if not (name and equals) or len(work) not in (0, 2) or (work and not work[1].isdigit()):
         raise UsageError(f"--peer must be NAME=COMMAND or NAME:DTYPE:BATCH=COMMAND, not {text!r}")
     if "{steps}" not in command:
         raise UsageError(f"the command of --peer {name} must contain {{steps}}, not {command!r}")
@@ -177,7 +178,7 @@ def time_original(path, max_steps=20, max_seconds=15.0):
 
 
 def train_command(*options):
-    """The words of a training run of ours on the built-in names; -P, since a folder microgpt_fast may be where we are."""
+    """The words of a training run of ours; -P, since a folder microgpt_fast may be where we are."""
     return [sys.executable, "-P", "-m", "microgpt_fast", "train", *options]
 
 

@@ -4,17 +4,17 @@ import csv
 import json
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 
 from .. import __version__, backends
-from ..cases import CASES
-from ..checkpoint import check_writable
+from ..checking.cases import CASES
 from ..config import TrainConfig, UsageError
+from ..messages import tell
 from ..model import resolve_numerics
-from ..output import tell
-from . import jobs, processes, timing
+from ..training.checkpoint import check_writable
+from . import jobs, processes
 from .runs import Bench
 
 ALL = "all"
@@ -87,7 +87,6 @@ def check_files(options, names, kernels):
     if options.plot is not None:
         if not (options.sweep or kernels):
             raise UsageError("--plot draws a sweep or kernels: add --sweep or --kernel all")
-        from . import plots  # noqa: F401  (it needs matplotlib)
 
 
 def make_bench(options, names):
@@ -110,9 +109,7 @@ def measure(bench, names, kernels, sweep, programs, commands, original):
     """The results, one after another."""
     for name in names:
         if name in jobs.JOBS:
-            result = bench.training(
-                jobs.JOBS[name], programs, commands, original if name == "a" else None
-            )
+            result = bench.training(jobs.JOBS[name], programs, commands, original if name == "a" else None)
             if name == "a":
                 result["us_per_step_outside"] = bench.outside(jobs.JOBS[name])
             yield result
@@ -133,7 +130,7 @@ def describe_environment():
     if load is not None and load > 0.5:
         tell(f"note: this machine is busy (load {load}): times will be too long, and vary")
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": processor(),
         "cpus": os.cpu_count(),
         "load": load,

@@ -6,11 +6,11 @@ from time import perf_counter, thread_time
 import numpy as np
 
 from ..backends import BackendError, load, name_of
-from ..cases import CASES
+from ..checking.cases import CASES
+from ..data.tokenizer import Tokenizer
 from ..model import GPT
 from ..random_stream import seeded
-from ..sample import generate
-from ..tokenizer import Tokenizer
+from ..sampling.sample import generate
 from .jobs import ADAM, SEED
 
 CALL_SECONDS = 0.005  # a call is timed as a whole: long enough for the clock, short enough for many calls
@@ -130,7 +130,12 @@ def time_decode_together(job, batch_size, backend, dtype, threads, seconds):
     """
     alphabet = "".join(map(chr, range(ord("0"), ord("0") + job.config.vocab_size - 1)))
     model = GPT(
-        job.config, Tokenizer(alphabet), dtype=dtype, backend=name_of(backend), numerics="fast", threads=threads
+        job.config,
+        Tokenizer(alphabet),
+        dtype=dtype,
+        backend=name_of(backend),
+        numerics="fast",
+        threads=threads,
     )
     model.parameters[:] = job.weights(dtype)
     times, spent, seed = [], 0.0, SEED

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from .. import backends
-from ..signatures import read_signatures
+from ..native.signatures import read_signatures
 
 # kernel: its outputs, its arrays to read. name[sizes]; "+": added to what is there; "?": may be None.
 SHAPES = {

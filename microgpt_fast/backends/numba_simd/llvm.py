@@ -42,9 +42,7 @@ def transpose_groups(b, rows, n):
             if not r & half:
                 x, y = rows[r], rows[r + half]
                 rows[r] = shuffle(b, x, y, [width + i - half if i & half else i for i in range(width)])
-                rows[r + half] = shuffle(
-                    b, x, y, [width + i if i & half else i + half for i in range(width)]
-                )
+                rows[r + half] = shuffle(b, x, y, [width + i if i & half else i + half for i in range(width)])
         half //= 2
 
 

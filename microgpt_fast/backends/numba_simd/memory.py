@@ -128,7 +128,9 @@ def load_tile(typing, p, ld, last, rows):
 
     def emit(context, b, sig, a):
         first = llvm.address(context, b, p, a[0])
-        return llvm.tile(b, [llvm.load(b, at, n) for at in llvm.row_addresses(b, first, a[1], a[2], rows.literal_value)])
+        return llvm.tile(
+            b, [llvm.load(b, at, n) for at in llvm.row_addresses(b, first, a[1], a[2], rows.literal_value)]
+        )
 
     return vec(p, types.intp, types.intp, rows), emit
 
@@ -151,7 +153,9 @@ def _store_rows(context, b, p_type, a, tile, mask=None):
     """Rows in descending order: those beyond the last are stored where it goes, and then overwritten by
     it."""
     n = native(p_type.dtype)
-    addresses = list(llvm.row_addresses(b, llvm.address(context, b, p_type, a[0]), a[1], a[2], tile.type.count // n))
+    addresses = list(
+        llvm.row_addresses(b, llvm.address(context, b, p_type, a[0]), a[1], a[2], tile.type.count // n)
+    )
     for r in reversed(range(len(addresses))):
         llvm.store(b, addresses[r], llvm.row(b, tile, r, n), mask)
     return context.get_dummy_value()

@@ -1,0 +1,280 @@
+/* The model from the kernels: forward, backward, training steps.
+ *
+ *     x = rms(wte[token] + wpe[position])
+ *     each layer:  x = x + attention(rms(x) wqkv^T) wo^T,  x = x + f(rms(x) fc1^T) fc2^T
+ *     logits = x lm_head^T
+ *
+ * A step is a sequence of phases; within a phase the items (blocks of rows, heads of documents, blocks of a weight's
+ * rows) are independent and may run on any thread. An item's arithmetic does not depend on where the cuts lie, sums over
+ * rows run over all of them in one fixed order, so the bits do not depend on the number of threads.
+ */
+#ifndef MGF_GPT_H
+#define MGF_GPT_H
+
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "gpt/layout.h"
+#include "kernels/mlp.h"
+#include "kernels/rmsnorm.h"
+#include "threads.h"
+
+#define RMS_EPS 1e-5
+
+enum {
+    ROW_BLOCK = 96, /* rows of the batch that pass through a layer's matrices together */
+    /* rows of a weight whose gradient is one item, a multiple of every VL: more where they share copies (base/gemm.h) */
+    WEIGHT_BLOCK = VECTOR_REGISTERS == 16 ? COPY_ROWS : 96,
+    HEAD_WORK = 64 * 64 /* scores that make an item of the attention worth handing out */
+};
+
+typedef struct {
+    ptrdiff_t first, rows;
+} row_range;
+
+INLINE ptrdiff_t blocks_of(ptrdiff_t n, ptrdiff_t block) { return (n + block - 1) / block; }
+INLINE row_range block_at(ptrdiff_t item, ptrdiff_t n, ptrdiff_t block) {
+    return (row_range){item * block, min_of(block, n - item * block)};
+}
+/* Rows of the batch are cut into nearly equal blocks: as many for each of several threads, two if there are rows enough, as
+ * long as blocks are of a size that still fills tiles. */
+INLINE ptrdiff_t row_block_size(ptrdiff_t N, ptrdiff_t threads) {
+    if (threads == 1) return blocks_of(N, blocks_of(N, ROW_BLOCK));
+    ptrdiff_t least = ROW_BLOCK / 4, wanted = min_of(2, N / (least * threads));
+    ptrdiff_t each = max_of(wanted, blocks_of(N, ROW_BLOCK * threads));
+    return max_of(least, blocks_of(N, each * threads));
+}
+INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, g->row_block); }
+INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, g->row_block); }
+
+/* y [rows, O] (mode)= x w^T, by the packed transpose */
+INLINE void times_transposed(const gpt *g, tile_mode mode, row_range r, weight w, const real *x, ptrdiff_t ld_x, real *y,
+                             ptrdiff_t ld_y) {
+    gemm(0, mode, r.rows, padded(w.O), w.C, x + r.first * ld_x, ld_x, packed(g->packed + w.packed_at, w.C),
+         y + r.first * ld_y, ld_y);
+}
+/* dx [rows, C] = dy w */
+INLINE void times_weight(const gpt *g, row_range r, weight w, const real *dy, ptrdiff_t ld_dy, real *dx, ptrdiff_t ld_dx) {
+    gemm(0, STORE, r.rows, w.C, w.O, dy + r.first * ld_dy, ld_dy, plain(g->params + w.at, w.C), dx + r.first * ld_dx,
+         ld_dx);
+}
+INLINE void normalise(const gpt *g, row_range r, const real *x, real *y, real *rstd) {
+    rmsnorm_rows(y + r.first * g->ld_c, g->ld_c, rstd + r.first, x + r.first * g->ld_c, g->ld_c, NULL, r.rows, g->C,
+                 RMS_EPS);
+}
+/* dx = base + the gradient of rmsnorm at dh, h being its output; base may be NULL */
+INLINE void normalise_backward(const gpt *g, row_range r, real *dx, const real *base, const real *dh, const real *h,
+                               const real *rstd) {
+    ptrdiff_t at = r.first * g->ld_c;
+    rmsnorm_rows_backward(dx + at, g->ld_c, base ? base + at : NULL, g->ld_c, dh + at, g->ld_c, h + at, g->ld_c, 1, NULL,
+                          rstd + r.first, r.rows, g->C);
+}
+
+/* ---- forward */
+
+static void embed(gpt *g, row_range r) {
+    const real *wte = g->params, *wpe = wte + g->V * g->C;
+    for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
+        add_rows(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
+    normalise(g, r, g->x, g->h0, g->rstd0);
+    memcpy(g->x + r.first * g->ld_c, g->h0 + r.first * g->ld_c, (size_t)(r.rows * g->ld_c) * sizeof(real));
+}
+
+static void qkv_forward(gpt *g, ptrdiff_t layer, row_range r) {
+    layer_activations y = activations(g, layer);
+    normalise(g, r, g->x, y.h1, y.rstd1);
+    times_transposed(g, STORE, r, layer_weight(g, layer, QKV), y.h1, g->ld_c, y.qkv, g->ld_3c);
+}
+
+static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
+    layer_activations y = activations(g, layer);
+    times_transposed(g, ADD, r, layer_weight(g, layer, WO), y.o, g->ld_c, g->x, g->ld_c);
+    normalise(g, r, g->x, y.h2, y.rstd2);
+    times_transposed(g, RELU, r, layer_weight(g, layer, FC1), y.h2, g->ld_c, y.r, g->ld_f);
+    if (y.a != y.r) activate(y.a + r.first * g->ld_f, g->ld_f, y.r + r.first * g->ld_f, g->ld_f, r.rows, g->F, MGF_RELU2);
+    times_transposed(g, ADD, r, layer_weight(g, layer, FC2), y.a, g->ld_f, g->x, g->ld_c);
+}
+
+static void head_forward(gpt *g, row_range r) {
+    times_transposed(g, STORE, r, weight_at(g, 0), g->x, g->ld_c, g->logits, g->ld_v);
+}
+
+/* logits become their gradient, row_loss the loss */
+static void loss_rows(gpt *g, row_range r) {
+    for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
+        g->row_loss[i] = cross_entropy_row(g->logits + i * g->ld_v, g->targets[i], g->row_weight[i], g->V);
+}
+
+/* Item of phase `layer`: the rows leave layer - 1 (or the embedding) and enter the layer (or the head). */
+typedef struct {
+    gpt *g;
+    ptrdiff_t layer;
+    ptrdiff_t chunk; /* pairs that make an item */
+    ptrdiff_t items; /* of layer_gradients */
+} phase;
+
+static void forward_rows(void *context, ptrdiff_t item) {
+    phase *p = context;
+    gpt *g = p->g;
+    row_range r = rows_of(g, item);
+    if (p->layer == 0) embed(g, r);
+    else block_forward(g, p->layer - 1, r);
+    if (p->layer < g->L) qkv_forward(g, p->layer, r);
+    else head_forward(g, r);
+}
+
+/* pairs of (document, head), a chunk of them an item */
+static head head_of(const gpt *g, const real *qkv, ptrdiff_t pair, ptrdiff_t *row) {
+    ptrdiff_t document = pair / g->H, h = pair % g->H;
+    *row = g->cu_seqlens[document];
+    const real *q = qkv + *row * g->ld_3c + h * g->D;
+    return (head){
+        q, q + g->C, q + 2 * g->C, g->ld_3c, g->cu_seqlens[document + 1] - *row, g->D, (real)(1 / sqrt((double)g->D)), 0};
+}
+static ptrdiff_t heads_per_item(const gpt *g) {
+    ptrdiff_t mean = g->N / g->B + 1;
+    return max_of(1, HEAD_WORK / (mean * mean));
+}
+
+static void forward_heads(void *context, ptrdiff_t item) {
+    phase *p = context;
+    gpt *g = p->g;
+    layer_activations y = activations(g, p->layer);
+    row_range pairs = block_at(item, g->B * g->H, p->chunk);
+    for (ptrdiff_t pair = pairs.first; pair < pairs.first + pairs.rows; pair++) {
+        ptrdiff_t row, h = pair % g->H;
+        head x = head_of(g, y.qkv, pair, &row);
+        attention_head(y.o + row * g->ld_c + h * g->D, g->ld_c, y.lse + row * g->H + h, g->H, x);
+    }
+}
+
+/* a block of rows of a weight: its packed transpose */
+static weight weight_block(const gpt *g, ptrdiff_t item, ptrdiff_t first_weight, row_range *r) {
+    weight w = weight_at(g, first_weight);
+    for (ptrdiff_t i = first_weight; item >= blocks_of(w.O, WEIGHT_BLOCK); w = weight_at(g, ++i))
+        item -= blocks_of(w.O, WEIGHT_BLOCK);
+    *r = block_at(item, w.O, WEIGHT_BLOCK);
+    return w;
+}
+static ptrdiff_t weight_blocks(const gpt *g, ptrdiff_t first_weight, ptrdiff_t end) {
+    ptrdiff_t items = 0;
+    for (ptrdiff_t i = first_weight; i < end; i++) items += blocks_of(weight_at(g, i).O, WEIGHT_BLOCK);
+    return items;
+}
+static void pack_block(void *context, ptrdiff_t item) {
+    gpt *g = ((phase *)context)->g;
+    row_range r;
+    weight w = weight_block(g, item, 0, &r);
+    pack_transposed(g->packed + w.packed_at, g->params + w.at, w.C, w.O, w.C, r.first, r.first + r.rows);
+}
+
+static void forward(gpt *g, mgf_pool *pool) {
+    g->row_block = row_block_size(g->N, mgf_pool_threads(pool));
+    phase p = {.g = g, .chunk = heads_per_item(g)};
+    mgf_pool_run(pool, weight_blocks(g, 0, weight_count(g)), pack_block, &p);
+    for (p.layer = 0; p.layer <= g->L; p.layer++) {
+        mgf_pool_run(pool, row_blocks(g), forward_rows, &p);
+        if (p.layer < g->L) mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), forward_heads, &p);
+    }
+}
+
+/* ---- backward */
+
+/* inverts block_forward down to the attention's output */
+static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
+    layer_activations y = activations(g, layer);
+    weight fc2 = layer_weight(g, layer, FC2);
+    tile_mode gradient = g->config.activation == MGF_RELU2 ? RELU2_GRADIENT : RELU_GRADIENT;
+    gemm_aux(0, gradient, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c, plain(g->params + fc2.at, g->F),
+             g->df + r.first * g->ld_f, g->ld_f, y.r + r.first * g->ld_f, g->ld_f);
+    times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_f, g->dh, g->ld_c);
+    normalise_backward(g, r, g->dx1, g->dx, g->dh, y.h2, y.rstd2);
+    times_weight(g, r, layer_weight(g, layer, WO), g->dx1, g->ld_c, g->d_o, g->ld_c);
+}
+
+/* inverts qkv_forward */
+static void qkv_backward(gpt *g, ptrdiff_t layer, row_range r) {
+    layer_activations y = activations(g, layer);
+    times_weight(g, r, layer_weight(g, layer, QKV), g->dqkv, g->ld_3c, g->dh, g->ld_c);
+    normalise_backward(g, r, g->dx, g->dx1, g->dh, y.h1, y.rstd1);
+}
+
+/* Item of phase `layer`: the gradient leaves layer + 1 (or the head) and enters the layer (or the embedding). */
+static void backward_rows(void *context, ptrdiff_t item) {
+    phase *p = context;
+    gpt *g = p->g;
+    row_range r = rows_of(g, item);
+    if (p->layer == g->L - 1) {
+        loss_rows(g, r);
+        times_weight(g, r, weight_at(g, 0), g->logits, g->ld_v, g->dx, g->ld_c);
+    } else {
+        qkv_backward(g, p->layer + 1, r);
+    }
+    if (p->layer >= 0) block_backward(g, p->layer, r);
+    else normalise_backward(g, r, g->dx, NULL, g->dx, g->h0, g->rstd0);
+}
+
+static void backward_heads(void *context, ptrdiff_t item) {
+    phase *p = context;
+    gpt *g = p->g;
+    layer_activations y = activations(g, p->layer);
+    row_range pairs = block_at(item, g->B * g->H, p->chunk);
+    for (ptrdiff_t pair = pairs.first; pair < pairs.first + pairs.rows; pair++) {
+        ptrdiff_t row, h = pair % g->H;
+        head x = head_of(g, y.qkv, pair, &row);
+        ptrdiff_t at = row * g->ld_3c + h * g->D, out = row * g->ld_c + h * g->D, statistic = row * g->H + h;
+        attention_head_backward(g->dqkv + at, g->dqkv + at + g->C, g->dqkv + at + 2 * g->C, g->delta + statistic,
+                                g->d_o + out, y.o + out, g->ld_c, y.lse + statistic, g->H, x);
+    }
+}
+
+/* dw [rows of O, C] (+)= dy^T x over all N rows */
+static void weight_gradient(gpt *g, weight w, row_range r, const real *dy, ptrdiff_t ld_dy, const real *x, ptrdiff_t ld_x) {
+    gemm(1, g->accumulate ? ADD : STORE, r.rows, w.C, g->N, dy + r.first, ld_dy, plain(x, ld_x),
+         g->grads + w.at + r.first * w.C, w.C);
+}
+static void head_gradient(void *context, ptrdiff_t item) {
+    gpt *g = ((phase *)context)->g;
+    weight w = weight_at(g, 0);
+    weight_gradient(g, w, block_at(item, w.O, WEIGHT_BLOCK), g->logits, g->ld_v, g->x, g->ld_c);
+}
+/* from the layer's last weight to its first: fc2's rows are the longest, and a long item at the end keeps threads waiting */
+static void layer_gradients(void *context, ptrdiff_t item) {
+    phase *p = context;
+    gpt *g = p->g;
+    layer_activations y = activations(g, p->layer);
+    ptrdiff_t first = 1 + p->layer * MATRICES;
+    row_range r;
+    weight w = weight_block(g, p->items - 1 - item, first, &r);
+    if (w.at == weight_at(g, first + QKV).at) weight_gradient(g, w, r, g->dqkv, g->ld_3c, y.h1, g->ld_c);
+    else if (w.at == weight_at(g, first + WO).at) weight_gradient(g, w, r, g->dx1, g->ld_c, y.o, g->ld_c);
+    else if (w.at == weight_at(g, first + FC1).at) weight_gradient(g, w, r, g->df, g->ld_f, y.h2, g->ld_c);
+    else weight_gradient(g, w, r, g->dx, g->ld_c, y.a, g->ld_f);
+}
+
+/* dwte, dwpe (+)= scattered rows of dx, in ascending order of rows */
+static void embedding_gradients(gpt *g) {
+    real *dwte = g->grads, *dwpe = dwte + g->V * g->C;
+    if (!g->accumulate) memset(dwte, 0, (size_t)((g->V + g->T) * g->C) * sizeof(real));
+    for (ptrdiff_t i = 0; i < g->N; i++) {
+        real *token = dwte + g->tokens[i] * g->C, *position = dwpe + g->positions[i] * g->C;
+        add_rows(token, token, g->dx + i * g->ld_c, g->C);
+        add_rows(position, position, g->dx + i * g->ld_c, g->C);
+    }
+}
+
+static void backward(gpt *g, mgf_pool *pool) {
+    phase p = {.g = g, .chunk = heads_per_item(g)};
+    for (p.layer = g->L - 1; p.layer >= -1; p.layer--) {
+        mgf_pool_run(pool, row_blocks(g), backward_rows, &p);
+        if (p.layer == g->L - 1) mgf_pool_run(pool, blocks_of(g->V, WEIGHT_BLOCK), head_gradient, &p);
+        if (p.layer < 0) break;
+        mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), backward_heads, &p);
+        ptrdiff_t first = 1 + p.layer * MATRICES;
+        p.items = weight_blocks(g, first, first + MATRICES);
+        mgf_pool_run(pool, p.items, layer_gradients, &p);
+    }
+    embedding_gradients(g);
+}
+
+#endif

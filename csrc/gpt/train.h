@@ -1,0 +1,157 @@
+/* The model's entry points: losses, gradients, training steps. */
+#ifndef MGF_TRAIN_H
+#define MGF_TRAIN_H
+
+#include "base/denormals.h"
+#include "gpt/model.h"
+#include "micro/model.h"
+#include "gpt/update.h"
+
+static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
+    (void)pool;
+    gpt g;
+    micro narrow;
+    size_t size = gpt_lay_out(&g, config, N, B, NULL);
+    size_t narrow_size = micro_serves(config) ? micro_lay_out(&narrow, config, N, B, NULL) : 0;
+    return size > narrow_size ? size : narrow_size;
+}
+
+/* the first document whose length or one of whose tokens is out of range, or -1 */
+static ptrdiff_t first_bad_document(const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t n,
+                                    const mgf_config *c) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        if (lengths[i] < 1 || lengths[i] > c->block_size || starts[i] < 0) return i;
+        const int32_t *document = tokens + starts[i];
+        uint32_t largest = 0; /* a negative token is a large unsigned number */
+        for (ptrdiff_t t = 0; t <= lengths[i]; t++)
+            largest = (uint32_t)document[t] > largest ? (uint32_t)document[t] : largest;
+        if (largest >= (uint64_t)c->vocab_size) return i;
+    }
+    return -1;
+}
+
+/* the documents end to end, each row with its weight 1 / (of n) in the loss, which is the mean over `of` documents */
+static void pack_batch(gpt *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t of) {
+    ptrdiff_t row = 0;
+    g->cu_seqlens[0] = 0;
+    for (ptrdiff_t b = 0; b < g->B; b++) {
+        const int32_t *document = tokens + starts[b];
+        real weight = (real)(1.0 / ((double)lengths[b] * (double)of));
+        for (ptrdiff_t t = 0; t < lengths[b]; t++, row++) {
+            g->tokens[row] = document[t];
+            g->targets[row] = document[t + 1];
+            g->positions[row] = (int32_t)t;
+            g->row_weight[row] = weight;
+        }
+        g->cu_seqlens[b + 1] = (int32_t)row;
+    }
+}
+
+/* losses[b] = mean of the document's row losses; returns their mean */
+static double document_losses(const gpt *g, double *losses) {
+    double sum = 0;
+    for (ptrdiff_t b = 0; b < g->B; b++) {
+        double document = 0;
+        for (ptrdiff_t i = g->cu_seqlens[b]; i < g->cu_seqlens[b + 1]; i++) document += (double)g->row_loss[i];
+        document /= g->cu_seqlens[b + 1] - g->cu_seqlens[b];
+        if (losses) losses[b] = document;
+        sum += document;
+    }
+    return sum / (double)g->B;
+}
+
+static void copy_logits(const gpt *g, real *logits) {
+    for (ptrdiff_t i = 0; i < g->N; i++) memcpy(logits + i * g->V, g->logits + i * g->ld_v, (size_t)g->V * sizeof(real));
+}
+
+static ptrdiff_t gpt_forward(double *losses, real *logits, const real *params, const int32_t *tokens, const int64_t *starts,
+                             const int32_t *lengths, ptrdiff_t B, const mgf_config *config, void *workspace,
+                             mgf_pool *pool) {
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, B, config);
+    if (bad >= 0) return bad;
+    unsigned mode = denormals_flush();
+    gpt g;
+    gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+    g.params = params;
+    pack_batch(&g, tokens, starts, lengths, B);
+    forward(&g, pool);
+    if (logits) copy_logits(&g, logits);
+    loss_rows(&g, (row_range){0, g.N});
+    document_losses(&g, losses);
+    denormals_restore(mode);
+    return -1;
+}
+
+static ptrdiff_t gpt_backward(double *losses, real *grads, const real *params, const int32_t *tokens, const int64_t *starts,
+                              const int32_t *lengths, ptrdiff_t B, const mgf_config *config, void *workspace,
+                              mgf_pool *pool) {
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, B, config);
+    if (bad >= 0) return bad;
+    unsigned mode = denormals_flush();
+    gpt g;
+    gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+    g.params = params, g.grads = grads, g.accumulate = 1;
+    pack_batch(&g, tokens, starts, lengths, B);
+    forward(&g, pool);
+    backward(&g, pool);
+    document_losses(&g, losses);
+    denormals_restore(mode);
+    return -1;
+}
+
+/* A large batch passes in pieces of documents: the activations of more rows would leave the cache before they are read. */
+enum { PIECE_ROWS = 2048 };
+
+/* how many of B documents make the next piece */
+static ptrdiff_t piece_of(const int32_t *lengths, ptrdiff_t B) {
+    ptrdiff_t n = 1;
+    for (ptrdiff_t rows = lengths[0]; n < B && (rows += lengths[n]) <= PIECE_ROWS;) n++;
+    return n;
+}
+
+/* g->grads and the loss of a step's documents */
+static double batch_gradient(gpt *g, const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t B,
+                             mgf_pool *pool) {
+    double loss = 0;
+    for (ptrdiff_t first = 0, n; first < B; first += n) {
+        n = piece_of(lengths + first, B - first);
+        g->B = n, g->N = rows_in(lengths + first, n), g->accumulate = first > 0;
+        pack_batch(g, tokens, starts + first, lengths + first, B);
+        forward(g, pool);
+        backward(g, pool);
+        loss += document_losses(g, NULL) * ((double)n / (double)B);
+    }
+    return loss;
+}
+
+static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens,
+                                 const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr,
+                                 const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *workspace,
+                                 mgf_pool *pool) {
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, k * B, config);
+    if (bad >= 0) return bad;
+    unsigned mode = denormals_flush();
+    if (micro_serves(config)) {
+        micro_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
+                          pool);
+        k = 0;
+    }
+    for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
+        gpt g;
+        gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+        g.params = params;
+        losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);
+        adam_phase a = {params,
+                        m,
+                        v,
+                        g.grads,
+                        num_params(config),
+                        adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step),
+                        0};
+        adam_blocks(&a, pool);
+    }
+    denormals_restore(mode);
+    return -1;
+}
+
+#endif

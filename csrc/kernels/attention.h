@@ -1,0 +1,216 @@
+/* Causal multi-head attention over packed documents, in blocks of QUERIES x KEYS scores that live on the stack: memory
+ * does not grow with the length (streaming softmax: Dao et al. 2022, arXiv:2205.14135).
+ *
+ * Score blocks are kept transposed, S^T[key][query], so that a query is a lane: the softmax over keys runs down the rows
+ * of a block and needs no sums across lanes. Blocks lie at fixed places of their document: a row's bits depend on its
+ * own document alone.
+ */
+#ifndef MGF_ATTENTION_H
+#define MGF_ATTENTION_H
+
+#include "base/gemm.h"
+#include "kernels/rmsnorm.h"
+
+enum {
+    QUERIES = VL,
+    KEYS = 64,
+    DEPTH = 128, /* of head_dim that is transposed at a time */
+};
+
+typedef struct {
+    const real *q, *k, *v; /* one head of one document: rows of D, ld apart */
+    ptrdiff_t ld, n, D;
+    real scale, slope;
+} head;
+
+/* one vector of queries: its first row, and how many there are */
+typedef struct {
+    ptrdiff_t first;
+    int rows;
+} query_block;
+
+/* to [depth][QUERIES] = scale * transpose of the block's rows, columns d .. d + depth */
+INLINE void transpose_queries(real *to, const real *from, ptrdiff_t ld, query_block b, ptrdiff_t depth, real scale) {
+    for (ptrdiff_t d = 0; d < depth; d += VL)
+        transpose_block(to + d * QUERIES, QUERIES, from + b.first * ld + d, ld, b.rows, lanes_left(d, depth), scale);
+}
+
+/* block [keys][QUERIES] = rows [first, first + keys) of `keys_of` times the scaled queries, both D deep. `transposed`
+ * [DEPTH][QUERIES] is kept between the key blocks of one query block: it is filled when the first one comes, or, where D
+ * does not fit it, every time. */
+static void score_block(real *block, real *transposed, const real *queries, ptrdiff_t ld_queries, query_block b,
+                        const real *keys_of, ptrdiff_t ld_keys, ptrdiff_t first, ptrdiff_t keys, ptrdiff_t D, real scale) {
+    for (ptrdiff_t d = 0; d < D; d += DEPTH) {
+        ptrdiff_t depth = min_of(DEPTH, D - d);
+        if (first == 0 || D > DEPTH) transpose_queries(transposed, queries + d, ld_queries, b, depth, scale);
+        gemm(0, d ? ADD : STORE, keys, QUERIES, depth, keys_of + first * ld_keys + d, ld_keys, plain(transposed, QUERIES),
+             block, QUERIES);
+    }
+}
+
+/* s -= slope * (query - key); keys after the query become -infinity */
+static void mask_scores(real *s, query_block b, ptrdiff_t first, ptrdiff_t keys, real slope) {
+    for (ptrdiff_t i = slope != 0 ? 0 : max_of(0, b.first - first); i < keys; i++) {
+        ivec distance = lane_numbers() + isplat((integer)(b.first - first - i)); /* query - key */
+        vec x = load(s + i * QUERIES) - splat(slope) * __builtin_convertvector(distance, vec);
+        store(s + i * QUERIES, blend(distance < isplat(0), splat(-(real)INFINITY), x));
+    }
+}
+
+/* One step of the streaming softmax. With m' = max(m, max over the block's keys of s):
+ * p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m').
+ * With the last block everything is divided by the total. */
+INLINE void softmax_block(real *s, ptrdiff_t keys, vec *largest, vec *total, real *rescale, int last) {
+    vec before = *largest, m = before, sum = {0};
+    for (ptrdiff_t i = 0; i < keys; i++) m = vmax(load(s + i * QUERIES), m);
+    for (ptrdiff_t i = 0; i < keys; i++) {
+        vec p = vexp(load(s + i * QUERIES) - m);
+        store(s + i * QUERIES, p);
+        sum += p;
+    }
+    vec factor = vexp(before - m);
+    *largest = m;
+    *total = *total * factor + sum;
+    if (last) {
+        vec inverse = splat(1) / *total;
+        for (ptrdiff_t i = 0; i < keys; i++) store(s + i * QUERIES, load(s + i * QUERIES) * inverse);
+        factor *= inverse;
+    }
+    store(rescale, factor);
+}
+
+/* o [n, D]; lse [n] */
+static void attention_head(real *o, ptrdiff_t ld_o, real *lse, ptrdiff_t ld_lse, head h) {
+    real scores[KEYS * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    real transposed[DEPTH * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    real rescale[QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    for (ptrdiff_t q = 0; q < h.n; q += QUERIES) {
+        query_block b = {q, lanes_left(q, h.n)};
+        ptrdiff_t visible = q + b.rows;
+        vec largest = splat(-(real)INFINITY), total = {0};
+        for (ptrdiff_t k = 0; k < visible; k += KEYS) {
+            ptrdiff_t keys = min_of(KEYS, visible - k);
+            score_block(scores, transposed, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
+            if (k + keys > q || h.slope != 0) mask_scores(scores, b, k, keys, h.slope);
+            softmax_block(scores, keys, &largest, &total, rescale, k + keys == visible);
+            gemm_aux(1, k ? ROW_SCALE_ADD : STORE, b.rows, h.D, keys, scores, QUERIES, plain(h.v + k * h.ld, h.ld),
+                     o + q * ld_o, ld_o, rescale, 1);
+        }
+        vec log_sum = largest + vlog(total);
+        for (int lane = 0; lane < b.rows; lane++) lse[(q + lane) * ld_lse] = log_sum[lane];
+    }
+}
+
+/* P^T = exp(S^T - lse),  dS^T = scale P^T (dP^T - delta), in place */
+INLINE void softmax_block_backward(real *p, real *ds, ptrdiff_t keys, vec lse, vec delta, real scale) {
+    for (ptrdiff_t i = 0; i < keys; i++) {
+        vec x = vexp(load(p + i * QUERIES) - lse);
+        store(p + i * QUERIES, x);
+        store(ds + i * QUERIES, splat(scale) * x * (load(ds + i * QUERIES) - delta));
+    }
+}
+
+/* delta [n] = row sums of d_o * o;  dq, dk, dv as q, k, v */
+static void attention_head_backward(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o,
+                                    ptrdiff_t ld_o, const real *lse, ptrdiff_t ld_lse, head h) {
+    real p[KEYS * QUERIES] __attribute__((aligned(VECTOR_BYTES))),
+        ds[KEYS * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    real query_t[DEPTH * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    real output_t[DEPTH * QUERIES] __attribute__((aligned(VECTOR_BYTES)));
+    real lse_of[QUERIES] __attribute__((aligned(VECTOR_BYTES))) = {0};
+    real delta_of[QUERIES] __attribute__((aligned(VECTOR_BYTES))) = {0};
+
+    for (ptrdiff_t i = 0; i < h.n; i++)
+        for (ptrdiff_t d = 0; d < h.D; d += VL) {
+            store_n(dk + i * h.ld + d, (vec){0}, lanes_left(d, h.D));
+            store_n(dv + i * h.ld + d, (vec){0}, lanes_left(d, h.D));
+        }
+    for (ptrdiff_t q = 0; q < h.n; q += QUERIES) {
+        query_block b = {q, lanes_left(q, h.n)};
+        for (int i = 0; i < b.rows; i++) {
+            delta_of[i] = dot_row(d_o + (q + i) * ld_o, o + (q + i) * ld_o, h.D)[0];
+            delta[(q + i) * ld_lse] = delta_of[i];
+            lse_of[i] = lse[(q + i) * ld_lse];
+        }
+        for (ptrdiff_t k = 0; k < q + b.rows; k += KEYS) {
+            ptrdiff_t keys = min_of(KEYS, q + b.rows - k);
+            score_block(p, query_t, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
+            score_block(ds, output_t, d_o, ld_o, b, h.v, h.ld, k, keys, h.D, 1);
+            if (k + keys > q || h.slope != 0) mask_scores(p, b, k, keys, h.slope);
+            softmax_block_backward(p, ds, keys, load(lse_of), load(delta_of), h.scale);
+            gemm(0, ADD, keys, h.D, b.rows, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld, h.ld);
+            gemm(0, ADD, keys, h.D, b.rows, ds, QUERIES, plain(h.q + q * h.ld, h.ld), dk + k * h.ld, h.ld);
+            gemm(1, k ? ADD : STORE, b.rows, h.D, keys, ds, QUERIES, plain(h.k + k * h.ld, h.ld), dq + q * h.ld, h.ld);
+        }
+    }
+}
+
+INLINE head head_at(const real *q, const real *k, const real *v, ptrdiff_t ld, const int32_t *cu_seqlens, ptrdiff_t b,
+                    ptrdiff_t h, ptrdiff_t D, double scale, const real *slopes) {
+    ptrdiff_t at = cu_seqlens[b] * ld + h * D;
+    return (head){q + at, k + at, v + at, ld, cu_seqlens[b + 1] - cu_seqlens[b], D, (real)scale, slopes ? slopes[h] : 0};
+}
+
+static void attention_forward(real *o, real *lse, const real *q, const real *k, const real *v, ptrdiff_t ld_o,
+                              ptrdiff_t ld_qkv, const int32_t *cu_seqlens, ptrdiff_t B, ptrdiff_t H, ptrdiff_t D,
+                              double scale, const real *slopes) {
+    for (ptrdiff_t b = 0; b < B; b++)
+        for (ptrdiff_t h = 0; h < H; h++)
+            attention_head(o + cu_seqlens[b] * ld_o + h * D, ld_o, lse + cu_seqlens[b] * H + h, H,
+                           head_at(q, k, v, ld_qkv, cu_seqlens, b, h, D, scale, slopes));
+}
+
+static void attention_backward(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse,
+                               const real *q, const real *k, const real *v, ptrdiff_t ld_o, ptrdiff_t ld_qkv,
+                               const int32_t *cu_seqlens, ptrdiff_t B, ptrdiff_t H, ptrdiff_t D, double scale,
+                               const real *slopes) {
+    for (ptrdiff_t b = 0; b < B; b++)
+        for (ptrdiff_t h = 0; h < H; h++) {
+            ptrdiff_t at = cu_seqlens[b] * ld_qkv + h * D, out = cu_seqlens[b] * ld_o + h * D;
+            ptrdiff_t row = cu_seqlens[b] * H + h;
+            attention_head_backward(dq + at, dk + at, dv + at, delta + row, d_o + out, o + out, ld_o, lse + row, H,
+                                    head_at(q, k, v, ld_qkv, cu_seqlens, b, h, D, scale, slopes));
+        }
+}
+
+/* One query against n cached keys and values, ld apart: o [D] = sum_j softmax(scale q . k_j - slope (n - 1 - j))_j v_j */
+static void attention_head_decode(real *o, head h) {
+    real s[KEYS];
+    real largest = -(real)INFINITY, total = 0;
+    for (ptrdiff_t d = 0; d < h.D; d++) o[d] = 0;
+    for (ptrdiff_t k = 0; k < h.n; k += KEYS) {
+        ptrdiff_t keys = min_of(KEYS, h.n - k);
+        real m = largest;
+        for (ptrdiff_t i = 0; i < keys; i++) {
+            s[i] = h.scale * dot_row(h.q, h.k + (k + i) * h.ld, h.D)[0] - h.slope * (real)(h.n - 1 - k - i);
+            if (s[i] > m) m = s[i];
+        }
+        for (ptrdiff_t i = 0; i < keys; i += VL) {
+            int n = lanes_left(i, keys);
+            store_n(s + i, vexp(load_n(s + i, n) - splat(m)), n);
+        }
+        real factor = vexp(splat(largest - m))[0];
+        total *= factor;
+        for (ptrdiff_t i = 0; i < keys; i++) total += s[i];
+        largest = m;
+        for (ptrdiff_t d = 0; d < h.D; d += VL) {
+            int n = lanes_left(d, h.D);
+            vec x = load_n(o + d, n) * splat(factor);
+            for (ptrdiff_t i = 0; i < keys; i++) x += splat(s[i]) * load_n(h.v + (k + i) * h.ld + d, n);
+            store_n(o + d, x, n);
+        }
+    }
+    for (ptrdiff_t d = 0; d < h.D; d++) o[d] /= total;
+}
+
+static void attention_decode(real *o, const real *q, const real *k_cache, const real *v_cache, const int32_t *lengths,
+                             ptrdiff_t B, ptrdiff_t T_max, ptrdiff_t H, ptrdiff_t D, double scale, const real *slopes) {
+    for (ptrdiff_t b = 0; b < B; b++)
+        for (ptrdiff_t h = 0; h < H; h++) {
+            ptrdiff_t cache = b * T_max * H * D + h * D;
+            attention_head_decode(o + (b * H + h) * D, (head){q + (b * H + h) * D, k_cache + cache, v_cache + cache, H * D,
+                                                              lengths[b], D, (real)scale, slopes ? slopes[h] : 0});
+        }
+}
+
+#endif

@@ -1,0 +1,146 @@
+"""The command line: finds the command, reports failures in one line.
+
+Exit codes: 0; 1, the machine failed (a full disk), or `verify` found a difference; 2, what was asked for
+cannot be done; 130, Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from importlib import import_module
+
+from .. import __version__
+from ..config import UsageError, closest
+from ..messages import PROGRAM, MachineError
+from .commands import COMMANDS
+from .commands.common import fail
+from .output import Stdout
+
+HELP_WIDTH = 100
+
+EXAMPLES = """\
+examples:
+  microgpt-fast train                               train on the built-in names, print 20 new ones
+  microgpt-fast train --data names.txt > out.txt    a document a line; out.txt is what microgpt.py prints
+  microgpt-fast train --preset first-revision       the model of microgpt.py's first revision
+  microgpt-fast train --n-layer 2 --n-embd 32 --dtype float32 --save model.safetensors
+  microgpt-fast sample --model model.safetensors --num-samples 5 --temperature 0.8
+  microgpt-fast verify --original microgpt.py       is it the same? number by number
+  microgpt-fast bench --job c d --threads 2         two larger models, timed
+  microgpt-fast info                                what runs here, and why
+"""
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Instead of sys.argv's.
+
+    Returns
+    -------
+    exit_code : int
+    """
+    stdout = Stdout()
+    try:
+        try:
+            code = run(parse(arguments), stdout)
+        except SystemExit as end:  # after --help and --version
+            code = end.code
+        stdout.flush()
+        return code
+    except UsageError as error:
+        return fail(2, error)
+    except MemoryError:
+        return fail(2, "not enough memory for this configuration")
+    except BrokenPipeError:
+        stdout.silence()
+        return 0
+    except KeyboardInterrupt:
+        stdout.silence()
+        return fail(130, "interrupted")
+    except (MachineError, OSError) as error:
+        stdout.silence()
+        return fail(1, error)
+
+
+def run(options, stdout):
+    """Run a parsed command; returns the exit code."""
+    import numpy as np
+
+    from ..backends import BackendError
+
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is reported once, by training and by sampling
+            return module_of(options.command).run(options, stdout)
+    except BackendError as error:
+        raise UsageError(error) from None
+
+
+def module_of(command):
+    """The module of a command."""
+    return import_module(f".commands.{command}", __package__)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line for an error."""
+
+    def error(self, message):
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def parse(arguments=None):
+    """The options of a command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    layout = partial(argparse.RawDescriptionHelpFormatter, width=HELP_WIDTH)  # asking the terminal costs 2 ms
+    parser = Parser(
+        prog=PROGRAM,
+        description="microgpt, the same, in milliseconds.",
+        epilog=EXAMPLES,
+        formatter_class=layout,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands", parser_class=Parser)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            allow_abbrev=False,
+            usage=f"{PROGRAM} {name} [options]",
+            formatter_class=layout,
+        )
+        if name in arguments:  # the other commands' modules need not be imported
+            module_of(name).add_arguments(command)
+
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = closest(arguments[0], COMMANDS)
+        raise UsageError(f"unknown command {arguments[0]!r}{near} (allowed: {', '.join(COMMANDS)})")
+    arguments = [dashed(argument) for argument in arguments]
+    options, unknown = parser.parse_known_args(arguments)
+    if options.command is None:
+        raise UsageError(f"choose a command: {', '.join(COMMANDS)} (see {PROGRAM} --help)")
+    if unknown:
+        known = ["--" + name.replace("_", "-") for name in vars(options) if name != "command"]
+        word = unknown[0].partition("=")[0]
+        if word.startswith("--"):
+            from ..training.settings import ABSENT
+
+            reason = ABSENT.get(word[2:].replace("-", "_"))
+            if reason:
+                raise UsageError(f"there is no option {word}: {reason}")
+        near = closest(word, known)
+        if hasattr(options, "data") and os.path.exists(word):
+            near = f"; did you mean --data {word}?"
+        raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} {options.command} --help)")
+    return options
+
+
+def dashed(argument):
+    """An option's name with dashes, also if it was typed with underscores, as for nanoGPT."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument

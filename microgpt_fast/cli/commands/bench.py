@@ -1,0 +1,43 @@
+"""`microgpt-fast bench`: speed, against what the machine could do and against others."""
+
+from .common import CONSTANTS
+
+
+def add_arguments(parser):
+    """The options of `bench`."""
+    parser.add_argument(
+        "--job",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="a, a16, b, c, d, decode, decode-c, decode-c64, decode-d, startup (default: all, and all kernels)",
+    )
+    parser.add_argument(
+        "--kernel", nargs="+", action="extend", metavar="NAME", help="a kernel, such as gemm_nn, or all"
+    )
+    parser.add_argument("--sweep", action="store_true", help="over widths, block sizes and batch sizes")
+    parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    parser.add_argument("--numerics", default="fast", metavar="NAME", help="fast (default) or exact")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help=CONSTANTS["backend"][1])
+    parser.add_argument("--threads", type=int, metavar="N", default=1, help="threads that share the work; 1")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each (default: 2)")
+    parser.add_argument(
+        "--peers", metavar="FOLDER", help="time the *_peer.py of this folder in turn (bench, in the sources)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        metavar="NAME[:DTYPE:BATCH]=COMMAND",
+        help="time any program as a whole process; {steps} in it stands for the number of steps",
+    )
+    parser.add_argument("--original", metavar="FILE", help="time this copy of microgpt.py, with --job a")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--csv", metavar="FILE", help="write the results here, one a row")
+    parser.add_argument("--plot", metavar="FILE", help="draw sweep and kernels as PNG; needs matplotlib")
+
+
+def run(options, stdout):
+    """Measure, and print, write or draw the results."""
+    from ...benchmark.report import run_bench
+
+    return run_bench(options, stdout)

@@ -1,0 +1,94 @@
+"""What several commands need: options by name, and failures in one line."""
+
+import signal
+from contextlib import contextmanager
+
+from ...config import UsageError
+from ...messages import tell
+
+# option -> (type, help); the names are those of GPTConfig and TrainConfig
+CONSTANTS = {
+    "n_layer": (int, "layers"),
+    "n_embd": (int, "width of the embeddings"),
+    "n_head": (int, "attention heads; divides --n-embd"),
+    "block_size": (int, "longest sequence"),
+    "batch_size": (int, "documents or blocks a step"),
+    "gradient_accumulation_steps": (int, "batches whose mean makes a step"),
+    "num_steps": (int, "training steps; 0 samples from the initial model"),
+    "time_budget": (str, "as 60s or 10m: measures the speed, then fixes --num-steps"),
+    "learning_rate": (float, "the highest"),
+    "schedule": (str, "of the learning rate: linear, cosine or constant"),
+    "min_learning_rate": (float, "at the schedule's end"),
+    "warmup_steps": (int, "steps over which the learning rate rises"),
+    "beta1": (float, "Adam's decay of the mean gradient"),
+    "beta2": (float, "Adam's decay of the mean squared gradient"),
+    "eps_adam": (float, "Adam's epsilon"),
+    "weight_decay": (float, "AdamW's, of all parameters"),
+    "grad_clip": (float, "largest norm of the gradient; 0 for none"),
+    "data_mode": (str, "lines, stream (one long text cut into blocks) or auto"),
+    "tokenizer": (str, "char or byte"),
+    "val_fraction": (float, "part of the data to hold out and validate with"),
+    "eval_interval": (int, "steps from one validation to the next; 0 for one at the end"),
+    "target_loss": (float, "validation loss that ends the training"),
+    "patience": (int, "validations without a better loss that end the training; 0 for never"),
+    "temperature": (float, "of the samples: low is likely, high is varied"),
+    "seed": (int, "of document order, initial parameters, and samples"),
+    "num_samples": (int, "documents to draw; 0 for none"),
+    "init_std": (float, "standard deviation of the initial parameters"),
+    "activation": (str, "relu or relu2"),
+    "dtype": (str, "float64 or float32"),
+    "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
+    "backend": (str, "auto, cython, numba or numpy"),
+    "threads": (int, "threads that share the work; as many as it keeps busy"),
+}
+RECIPE = (  # what the original does not have
+    "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
+    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
+    "patience",
+)  # fmt: skip
+NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
+METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+def add_constants(parser, names, default):
+    """Add the options of some constants; `default` tells where values come from that are not given."""
+    group = parser.add_argument_group(f"constants (default: {default})")
+    for name in names:
+        kind, text = CONSTANTS[name]
+        spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
+        group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
+
+
+def fail(code, message):
+    """Say why, in one line, and return the exit code."""
+    tell(" ".join(str(message).split()))
+    return code
+
+
+@contextmanager
+def users_file(verb, path):
+    """An OSError in here is about a file that the user named."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot {verb} {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def stop_on_interrupt(trainer):
+    """Let Ctrl-C in here end the training after the steps under way; a second one ends the program."""
+
+    def stop(number, frame):
+        if trainer.stopping:
+            raise KeyboardInterrupt
+        trainer.stopping = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # only the main thread may; elsewhere no Ctrl-C arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

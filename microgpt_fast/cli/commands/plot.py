@@ -1,0 +1,20 @@
+"""`microgpt-fast plot`: loss curves of runs."""
+
+from ...messages import machines_file
+
+
+def add_arguments(parser):
+    """The options of `plot`."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of train --out")
+    parser.add_argument("--out", metavar="FILE", default="loss.png", help="the picture (default: loss.png)")
+    parser.add_argument("--against", choices=("step", "seconds"), default="step", help="the horizontal axis")
+
+
+def run(options, stdout):
+    """Draw the curves, and print the picture's path."""
+    from ...training.plot import plot
+
+    with machines_file(options.out):
+        plot(options.runs, options.out, options.against)
+    stdout.write(options.out + "\n")
+    return 0

@@ -1,0 +1,51 @@
+"""`microgpt-fast sample`: text from a saved model."""
+
+import os
+
+from .common import add_constants, users_file
+
+WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
+
+
+def add_arguments(parser):
+    """The options of `sample`."""
+    parser.add_argument(
+        "--model", "--out-dir", metavar="FILE", required=True,
+        help="what train --save wrote, or the folder of train --out: its best model, else its last",
+    )  # fmt: skip
+    parser.add_argument("--prompt", "--start", metavar="TEXT", help="what each sample begins with")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="tokens after the prompt")
+    parser.add_argument("--top-k", metavar="N", type=int, help="draw from the N most likely tokens only")
+    parser.add_argument(
+        "--top-p", metavar="X", type=float, help="draw from the likeliest tokens that make up X only"
+    )
+    parser.add_argument("--stop", metavar="TEXT", help="end a sample before this text")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int,
+        help="draw so many samples at once, each from its own stream of the seed (default: one after another)",
+    )  # fmt: skip
+    add_constants(parser, ("num_samples", "temperature", "seed"), "those the model was trained with")
+
+
+def run(options, stdout):
+    """Print samples from a saved model."""
+    from ...sampling.sample import samples
+    from ...training.checkpoint import load
+
+    with users_file("read", options.model):
+        model = load(model_file(options.model))
+    wishes = {name: getattr(options, name) for name in WISHES}
+    texts = samples(model, options.num_samples, options.temperature, options.seed, **wishes)
+    stdout.samples(texts, is_long=bool(model.train_config) and model.train_config.data_mode == "stream")
+    return 0
+
+
+def model_file(path):
+    """A model's file: the path, or the best or else the last checkpoint in a run's folder."""
+    if os.path.isdir(path):
+        from ...training.runs import BEST, LAST
+
+        for name in (BEST, LAST):
+            if os.path.exists(os.path.join(path, name)):
+                return os.path.join(path, name)
+    return path

@@ -1,0 +1,178 @@
+"""`microgpt-fast train`: what the original prints, and a model in a file or a whole run in a folder."""
+
+from contextlib import nullcontext
+
+from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
+from ...messages import machines_file, tell
+from .common import CONSTANTS, add_constants, fail, stop_on_interrupt, users_file
+
+PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
+
+
+def add_arguments(parser):
+    """The options of `train`."""
+    parser.add_argument("--preset", metavar="NAME", help=PRESET_NAMES)
+    parser.add_argument(
+        "--data", "--dataset", metavar="FILE", nargs="+",
+        help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML with options under these names; what is typed goes first"
+    )
+    parser.add_argument("--save", metavar="FILE", help="write the trained model here")
+    parser.add_argument(
+        "--out", "--out-dir", metavar="FOLDER", help="keep the run here: metrics, checkpoints, samples"
+    )
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run that --out keeps there")
+    parser.add_argument("--quiet", action="store_true", default=None, help="leave the step lines out")
+    add_constants(parser, CONSTANTS, "the preset's")
+
+
+def run(options, stdout):
+    """Train, print what the original prints, save."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.config is not None:
+        from ...training.settings import read_toml
+
+        with users_file("read", options.config):
+            given = {**read_toml(options.config), **given}
+    constants = {name: given[name] for name in given if name in MODEL_OPTIONS + TRAIN_OPTIONS}
+    save_to, quiet = given.get("save"), given.get("quiet", False)
+    if save_to is not None:
+        from ...training.checkpoint import check_writable
+
+        with users_file("write", save_to):
+            check_writable(save_to)
+    trainer, kept = make_trainer(given, constants)
+    for note in (trainer.corpus.note, trainer.note):
+        if note:
+            tell(note)
+    stdout.survives_pipe = bool(save_to or kept)
+    write_head(trainer, stdout)
+    with stop_on_interrupt(trainer):
+        train(trainer, kept, quiet, stdout)
+        if save_to is not None:
+            from ...training.checkpoint import save
+
+            with machines_file(save_to):
+                save(trainer.model, save_to)
+    config = trainer.config
+    if config.num_samples and not trainer.stopping:
+        write_samples(trainer, kept, stdout)
+    elif trainer.step and not quiet:
+        stdout.write("\n")
+    stdout.flush()
+    if trainer.stopping:
+        saved = f"; saved {save_to or kept.folder}" if save_to or kept else ""
+        return fail(130, f"interrupted after step {trainer.step} of {config.num_steps}{saved}")
+    if trainer.ended:
+        tell(f"ended after step {trainer.step} of {config.num_steps}: {trainer.ended}")
+    if trainer.step and trainer.seconds:
+        tell(speed(trainer))
+    return 0
+
+
+def make_trainer(given, constants):
+    """The Trainer that was asked for, and the Run that keeps it, or None."""
+    from ...training.trainer import Trainer
+
+    data = given.get("data")
+    data = [data] if isinstance(data, str) else data
+    named = " ".join(data) if data else given.get("resume")
+    if given.get("resume") is not None:
+        from ...training.runs import Run
+
+        for name in ("preset", "out"):
+            if name in given:
+                raise UsageError(f"--resume goes on with a run as it was begun: --{name} cannot be given")
+        with users_file("read", named):
+            kept = Run.resume(given["resume"], data, **constants)
+        trainer = kept.trainer
+        if trainer.step >= trainer.config.num_steps:
+            tell(f"all {trainer.step} steps of {given['resume']} were taken: --num-steps, if larger, goes on")
+        return trainer, kept
+    out = given.get("out")
+    if out is not None:
+        from ...training.runs import Run, check_free
+
+        check_free(out)
+    with users_file("read", named):
+        trainer = Trainer(_paths(data), preset=given.get("preset", "microgpt"), **constants)
+    if out is None:
+        return trainer, None
+    with users_file("write", out):
+        return trainer, Run.create(out, trainer, data)
+
+
+def _paths(data):
+    if data is None or len(data) == 1:
+        return data and data[0]
+    from pathlib import Path
+
+    return [Path(part) for part in data]
+
+
+def write_head(trainer, stdout):
+    """What the original prints first; a stream has tokens in place of documents."""
+    corpus, model = trainer.corpus, trainer.model
+    count = f"num docs: {len(corpus)}" if corpus.mode == "lines" else f"num tokens: {len(corpus.tokens)}"
+    stdout.write(f"{count}\nvocab size: {model.config.vocab_size}\nnum params: {model.config.num_params}\n")
+
+
+def train(trainer, kept, quiet, stdout):
+    """Take the steps; show them, and keep them in the run's folder."""
+    from ...training.trainer import Steps
+
+    progress = None
+    budget = trainer.config.time_budget
+    recording = machines_file(kept.folder) if kept else nullcontext()
+    with recording:
+        for event in trainer.events():
+            if budget is not None:
+                tell(f"a time budget of {budget:g} s: {trainer.config.num_steps} steps")
+                budget = None
+            if isinstance(event, Steps) and not quiet:
+                stdout.steps(event.step, trainer.config.num_steps, event.losses)
+            if kept:
+                kept.record(event)
+            if progress is None and (trainer.seconds > 1 or not isinstance(event, Steps)):
+                from ...training.progress import Progress
+
+                stdout.end_steps()
+                progress = Progress(trainer, bar=quiet or not stdout.is_terminal)
+            if progress:
+                progress.report(event)
+        if kept:
+            kept.checkpoint()
+    if progress:
+        progress.close()
+    stdout.end_steps()
+
+
+def write_samples(trainer, kept, stdout):
+    """Print samples, and keep them in the run's folder."""
+    from ...sampling.sample import samples
+
+    config = trainer.config
+    texts = samples(trainer.model, config.num_samples, config.temperature, random=trainer.random)
+    is_stream = trainer.corpus.mode == "stream"
+    stdout.write("\n--- samples ---\n" if is_stream else "\n--- inference (new, hallucinated names) ---\n")
+    if kept:
+        texts = [[*pieces] for pieces in texts]
+        with machines_file(kept.folder):
+            kept.write_samples(map("".join, texts))
+    stdout.samples(texts, is_long=is_stream)
+
+
+def speed(trainer):
+    """One line on what a training run took, and on what."""
+    from ...backends import name_of
+
+    model, seconds = trainer.model, trainer.seconds
+    where = " ".join(filter(None, (name_of(model.backend), getattr(model.engine, "isa", None))))
+    count = getattr(model.engine, "threads", 1)
+    how = f"{model.parameters.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"
+    return (
+        f"{trainer.step} steps in {seconds:.3f} s: {trainer.step / seconds:,.0f} steps/s, "
+        f"{trainer.tokens / seconds:,.0f} tokens/s ({where}, {how})"
+    )

@@ -1,0 +1,104 @@
+"""What the command line writes to stdout: losses and samples."""
+
+import os
+import sys
+from contextlib import contextmanager
+from time import perf_counter
+
+from ..messages import MachineError
+
+REDRAW_SECONDS = 0.1  # between two progress lines on a terminal
+
+
+class Stdout:
+    """Standard output: UTF-8 whatever the locale; on a terminal no more step lines than an eye can follow.
+
+    Attributes
+    ----------
+    survives_pipe : bool
+        When the reader of a pipe goes away, work on without output rather than end.
+    is_terminal : bool
+    """
+
+    def __init__(self):
+        self.survives_pipe = False
+        self._stream = sys.stdout if sys.stdout is not None else open(os.devnull, "w")
+        try:
+            self._bytes = open(self._stream.fileno(), "wb", closefd=False)
+        except OSError:  # a stand-in for stdout
+            self._bytes = self._stream.buffer
+        self.is_terminal = self._stream.isatty()
+        self._drawn = float("-inf")
+        self._width = 0
+        self._pending = ""
+
+    def write(self, text):
+        """Write a text; a pipe without a reader ends the program, or only its output."""
+        with self._pipe():
+            self._bytes.write(text.encode("utf-8"))
+
+    def steps(self, step, num_steps, losses):
+        r"""Write the lines, each ended by "\r", of the steps up to `step`, of which these are the losses."""
+        first = step - len(losses) + 1
+        if not self.is_terminal:
+            values = [value for pair in zip(range(first, step + 1), losses.tolist()) for value in pair]
+            self.write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
+            self.flush()
+            return
+        self._pending = f"step {step:4d} / {num_steps:4d} | loss {losses[-1]:.4f}"
+        if perf_counter() - self._drawn >= REDRAW_SECONDS:
+            self.end_steps()
+
+    def end_steps(self):
+        """Show the last step on a terminal."""
+        if self._pending:
+            self.write(self._pending.ljust(self._width) + "\r")
+            self.flush()
+            self._drawn, self._width, self._pending = perf_counter(), len(self._pending), ""
+
+    def samples(self, texts, is_long=False):
+        """Write samples as they are drawn.
+
+        Parameters
+        ----------
+        texts : iterable of iterable of str
+            The pieces of each sample.
+        is_long : bool
+            Whether each begins on a line of its own.
+        """
+        self.flush()
+        flushed = perf_counter()
+        for index, pieces in enumerate(texts, 1):
+            self.write(f"sample {index:2d}: " + "\n" * is_long)
+            for piece in pieces:
+                self.write(piece)
+                if perf_counter() - flushed >= REDRAW_SECONDS:
+                    self.flush()
+                    flushed = perf_counter()
+            self.write("\n")
+
+    def flush(self):
+        """Hand over what was written."""
+        with self._pipe():
+            self._stream.flush()
+            self._bytes.flush()
+
+    @contextmanager
+    def _pipe(self):
+        try:
+            yield
+        except BrokenPipeError:
+            if not self.survives_pipe:
+                raise
+            self.silence()
+        except OSError as error:
+            raise MachineError(f"cannot write the output: {error.strerror or error}") from None
+
+    def silence(self):
+        """Drop what could not be written, and all that follows: the interpreter's exit would complain."""
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+        except (OSError, ValueError):  # not a file of the system
+            pass

@@ -1,0 +1,106 @@
+"""Files, or strings, to a corpus: how text is found, and what its lines mean."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import numpy as np
+
+from ..config import DATA_MODES, TOKENIZERS, UsageError
+from . import text
+from .corpus import Corpus, given, pack, segments
+
+BUILTIN = os.path.join(
+    os.path.dirname(os.path.dirname(__file__)), "datasets", "us_census_1990_first_names.txt"
+)
+Source: TypeAlias = str | os.PathLike[str] | Iterable[str] | Iterable[os.PathLike[str]] | None
+CACHED_FROM = 8 << 20  # bytes of text; less is tokenised again in no time
+
+
+def load_corpus(
+    source: Source = None,
+    bos: str = "last",
+    *,
+    mode: str = "lines",
+    tokenizer: str = "char",
+    block_size: int = 16,
+) -> Corpus:
+    """Read and tokenise documents.
+
+    Text of more than 8 MB is tokenised once, into a cache: see `token_cache`.
+
+    Parameters
+    ----------
+    source : path, list of paths, or iterable of str, optional
+        UTF-8 text files, or folders of such; "-" is stdin; paths in a list must be pathlib.Path objects.
+        Strings in an iterable are the documents themselves, used as they are, empty ones dropped. None is
+        the built-in list of first names.
+    bos : {"last", "first"}
+        See `Tokenizer`.
+    mode : {"lines", "stream", "auto"}
+        In files, each line is a document, stripped, if anything is left of it; or each file is one. "auto"
+        takes the latter if that is what the text looks like, and `Corpus.note` tells why.
+    tokenizer : {"char", "byte"}
+    block_size : int
+        What training will read of a line: "auto" looks at how much that leaves out.
+
+    Returns
+    -------
+    corpus : Corpus
+
+    Raises
+    ------
+    DataError
+        for text that is not UTF-8 (as characters), or without any document.
+    OSError
+        if a file cannot be read.
+    """
+    for name, value, allowed in (("mode", mode, DATA_MODES), ("tokenizer", tokenizer, TOKENIZERS)):
+        if value not in allowed:
+            raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    parts, name = parts_of(source)
+    if name is None:
+        if parts and all(isinstance(part, str) and os.path.isfile(part) for part in parts):
+            warnings.warn("these documents are names of files: pathlib.Path objects are read", stacklevel=2)
+        mode = "lines" if mode == "auto" else mode
+        return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
+
+    files = text.find_files(parts)
+    mode, note = _choose_mode(files, mode, tokenizer, block_size)
+    if sum(size for _, size, _ in files) < CACHED_FROM:
+        corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
+    else:
+        from .token_cache import cached
+
+        corpus = cached(files, mode, tokenizer, bos, name)
+    corpus.note = note
+    return corpus
+
+
+def parts_of(source):
+    """What a source (see `load_corpus`) consists of: (a list, its name if these are paths, else None)."""
+    if source is None:
+        source = BUILTIN
+    if isinstance(source, (str, os.PathLike)):
+        return [source], os.fspath(source)
+    parts = list(source)
+    are_paths = bool(parts) and all(isinstance(part, os.PathLike) for part in parts)
+    return parts, " ".join(map(os.fspath, parts)) if are_paths else None
+
+
+def _choose_mode(files, mode, tokenizer, block_size):
+    """The mode, and what to say about it."""
+    sample = np.empty(0, np.uint8)
+    if files:
+        name, _, open_file = files[0]
+        with open_file() as file:
+            sample = np.frombuffer(file.read(text.PIECE).replace(b"\r\n", b"\n"), np.uint8)
+    reason = text.looks_like_a_stream(sample, block_size)
+    if mode == "auto":
+        if reason:
+            return "stream", f"data mode stream, one long text cut into blocks: {reason}"
+        return "lines", "data mode lines, a document a line"
+    if mode == "lines" and reason:
+        return mode, f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}"
+    return mode, None

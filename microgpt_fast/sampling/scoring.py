@@ -1,0 +1,140 @@
+"""How well a model predicts a text, token by token."""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import UsageError
+from ..data.corpus import Corpus, given, pack, segments
+from ..data.load import Source, parts_of
+from ..data.text import find_files
+from ..model import GPT
+
+LOGITS = 1 << 23  # that are computed in one call
+
+
+@dataclass(frozen=True)
+class Score:
+    """The surprise of a model at a text.
+
+    Attributes
+    ----------
+    corpus : Corpus
+        The text in the model's tokens.
+    surprises : float64 array
+        -log(probability) of each predicted token, in nats: of every document's tokens in turn, its end
+        included.
+    documents : int64 array [n + 1]
+        Document d's are surprises[documents[d]:documents[d + 1]].
+    characters : int
+        In all documents.
+    """
+
+    corpus: Corpus
+    surprises: NDArray[np.float64]
+    documents: NDArray[np.int64]
+    characters: int
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the whole text, by name."""
+        nats = float(self.surprises.sum())
+        tokens = len(self.surprises)
+        characters = max(1, self.characters)  # what is not UTF-8 may have none
+        return {
+            "documents": len(self.corpus),
+            "tokens": tokens,
+            "characters": self.characters,
+            "nats_per_token": nats / tokens,
+            "bits_per_token": nats / tokens / log(2),
+            "nats_per_character": nats / characters,
+            "bits_per_character": nats / characters / log(2),
+            "perplexity": float(np.exp(nats / tokens)),
+        }
+
+
+def score(
+    model: GPT,
+    source: Source,
+    mode: str | None = None,
+) -> Score:
+    """Score a text.
+
+    Every token is predicted once, in windows of block_size tokens that overlap by half: but for the
+    beginning of a document, a token's context is at least half a block.
+
+    Parameters
+    ----------
+    model : GPT
+        With a tokenizer.
+    source : path, list of pathlib.Path, or iterable of str
+        As of `load_corpus`.
+    mode : {"lines", "stream"}, optional
+        Whether a line is a document, or a file; None is as the model was trained.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    UsageError
+        for a character that the model does not know, or no text.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise UsageError("a model without a tokenizer cannot read text")
+    mode = mode or (model.train_config.data_mode if model.train_config else "lines")
+    parts, name = parts_of(source)
+    if name is None:
+        pieces = given(parts, tokenizer.kind)
+    else:
+        pieces = segments(find_files(parts), mode, tokenizer.kind)
+    corpus = pack(pieces, tokenizer, tokenizer.bos_place, mode, name or "the data")
+    predicted = np.diff(corpus.offsets) - 1
+    documents = np.concatenate([[0], np.cumsum(predicted)])
+    surprises = np.empty(documents[-1])
+    if tokenizer.kind == "char":
+        characters = int(predicted.sum()) - len(corpus)
+    else:  # a byte 10xxxxxx of UTF-8 continues a character
+        first = 0 if tokenizer.bos_place == "last" else 1
+        characters = int(np.sum((corpus.tokens != tokenizer.bos) & ((corpus.tokens - first) & 0xC0 != 0x80)))
+    starts, lengths, skipped = windows(corpus.offsets, model.config.block_size)
+    document = np.searchsorted(corpus.offsets, starts, "right") - 1
+    places = starts - document  # in the surprises: each document before has one token more than these
+    at_once = max(1, LOGITS // (model.config.block_size * model.config.vocab_size))
+    if model.numerics == "exact":
+        at_once = 1
+    for first in range(0, len(starts), at_once):
+        part = slice(first, first + at_once)
+        logits = np.empty((lengths[part].sum(), model.config.vocab_size), model.parameters.dtype)
+        model.engine.forward(model.parameters, corpus.tokens, starts[part], lengths[part], logits)
+        logits = logits.astype(np.float64)
+        row = 0
+        for start, length, skip, place in zip(starts[part], lengths[part], skipped[part], places[part]):
+            rows = logits[row + skip : row + length]
+            targets = corpus.tokens[start + skip + 1 : start + length + 1]
+            highest = rows.max(1)
+            total = highest + np.log(np.exp(rows - highest[:, None]).sum(1))
+            surprises[place + skip : place + length] = total - rows[np.arange(len(rows)), targets]
+            row += length
+    return Score(corpus, surprises, documents, characters)
+
+
+def windows(offsets, block_size):
+    """Windows over documents: (starts int64, lengths int32, how many predictions of each are another's)."""
+    starts, lengths, skipped = [], [], []
+    stride = max(1, block_size // 2)
+    for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist()):
+        total = end - begin - 1  # predictions
+        start, done = 0, 0
+        while done < total:
+            length = min(block_size, total - start)
+            starts.append(begin + start)
+            lengths.append(length)
+            skipped.append(done - start)
+            done = start + length
+            start += stride
+    return np.array(starts, np.int64), np.array(lengths, np.int32), np.array(skipped, np.int64)

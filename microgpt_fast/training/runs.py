@@ -1,0 +1,207 @@
+"""The folder of a run: config.toml, metrics.jsonl, checkpoints, samples."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from time import monotonic
+from typing import Any
+
+from ..config import MODEL_OPTIONS, UsageError
+from .checkpoint import FORMAT, replace_file, save
+from .resume import resume_training, save_training
+from .schedule import learning_rates
+from .settings import read_toml, to_toml
+from .trainer import Evaluation, Steps, Trainer
+
+CHECKPOINT_SECONDS = 30  # at most, of training that a crash loses
+LINES = 1000  # at most, that the steps of a run leave in metrics.jsonl
+CONFIG, METRICS, LAST, BEST, SAMPLES = (
+    "config.toml",
+    "metrics.jsonl",
+    "last.safetensors",
+    "best.safetensors",
+    "samples.txt",
+)
+
+
+class Run:
+    """A training and its folder.
+
+    Parameters
+    ----------
+    folder : path
+    trainer : Trainer
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], trainer: Trainer) -> None:
+        self.folder, self.trainer = os.fspath(folder), trainer
+        self._saved_at = monotonic()
+        self._first = self._logged = trainer.step
+        self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
+        self._has_begun = False
+        self._lines: list[str] = []
+        self._options: dict[str, Any] = {}  # of the model and the data, for config.toml
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        trainer: Trainer,
+        data: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> "Run":
+        """Begin a run in a new or empty folder, or one without a run.
+
+        Raises
+        ------
+        UsageError
+            if there is a run already.
+        OSError
+            if the folder cannot be written.
+        """
+        run = cls(folder, trainer)
+        check_free(folder)
+        os.makedirs(folder, exist_ok=True)
+        if data is not None:
+            data = [part if part == "-" else os.path.abspath(part) for part in data]
+        constants = {name: getattr(trainer.model.config, name) for name in MODEL_OPTIONS}
+        run._options = {"data": data, **constants}
+        run._write_config()
+        replace_file(run.path(METRICS), b"")
+        return run
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        data: Sequence[str | os.PathLike[str]] | None = None,
+        **options: Any,
+    ) -> "Run":
+        """Go on with a run from its last checkpoint.
+
+        Parameters
+        ----------
+        folder : path
+        data : list of path, optional
+            Where the data are now; None is where they were.
+        **options
+            See `resume_training`.
+
+        Raises
+        ------
+        UsageError
+            if there is nothing to resume.
+        OSError
+            if something cannot be read.
+        """
+        folder = os.fspath(folder)
+        last = os.path.join(folder, LAST)
+        if not os.path.exists(last):
+            raise UsageError(f"{folder}: no run to resume: there is no {LAST}")
+        stored = read_toml(os.path.join(folder, CONFIG))
+        from pathlib import Path
+
+        data = data or stored.get("data")
+        data = [data] if isinstance(data, str) else data
+        trainer = resume_training(last, data and [Path(part) for part in data], **options)
+        run = cls(folder, trainer)
+        run._options = {name: stored[name] for name in ("data", *MODEL_OPTIONS) if name in stored}
+        run._logged = trainer.step // run._interval() * run._interval()
+        return run
+
+    def path(self, name: str) -> str:
+        """The path of a file in the folder."""
+        return os.path.join(self.folder, name)
+
+    def record(self, event: Steps | Evaluation) -> None:
+        """Write what an event of the trainer brought: metrics, and now and then checkpoints.
+
+        Raises
+        ------
+        OSError
+            if something cannot be written; the checkpoints remain what they were.
+        """
+        if not self._has_begun:
+            self._begin()
+        self._log_steps()
+        if isinstance(event, Evaluation):
+            self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
+            if event.is_best:
+                save(self.trainer.model, self.path(BEST))
+        if isinstance(event, Evaluation) or monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write the last checkpoint."""
+        self._log_steps()
+        if self._lines:
+            with open(self.path(METRICS), "a", encoding="utf-8") as file:
+                file.writelines(self._lines)
+            self._lines = []
+        save_training(self.trainer, self.path(LAST))
+        self._saved_at = monotonic()
+
+    def write_samples(self, texts: Iterable[str]) -> None:
+        """Write samples of the finished model."""
+        content = "".join(f"--- sample {index}\n{text}\n" for index, text in enumerate(texts, 1))
+        replace_file(self.path(SAMPLES), content.encode())
+
+    def _begin(self):
+        """Write the configuration, the number of steps now fixed; drop what a killed process left behind."""
+        for name in os.listdir(self.folder):
+            if name.startswith(f".{FORMAT}-") and name.endswith(".tmp"):
+                os.remove(self.path(name))
+        with open(self.path(METRICS), "rb") as file:
+            lines = file.read().split(b"\n")[:-1]
+        kept = [line + b"\n" for line in lines if self._knows(line)]
+        replace_file(self.path(METRICS), b"".join(kept))
+        self._write_config()
+        self._has_begun = True
+
+    def _knows(self, line):
+        """Whether the checkpoint that the run goes on from was written after this line of the metrics."""
+        try:
+            values = json.loads(line)
+            return values["step"] <= (self._validated if "val_loss" in values else self._first)
+        except (ValueError, KeyError, TypeError):  # not a whole line
+            return False
+
+    def _write_config(self):
+        constants = {**self._options, **asdict(self.trainer.config)}
+        replace_file(self.path(CONFIG), to_toml(constants).encode())
+
+    def _interval(self):
+        return max(1, -(-self.trainer.config.num_steps // LINES))
+
+    def _log_steps(self):
+        trainer, interval = self.trainer, self._interval()
+        if trainer.step < self._logged + interval:
+            return
+        losses = trainer.losses
+        while trainer.step >= self._logged + interval:
+            end = self._logged + interval
+            loss = float(losses[self._logged : end].mean())
+            rate = float(learning_rates(trainer.config, _one(end - 1))[0])
+            self._log(step=end, loss=loss, learning_rate=rate, seconds=round(trainer.seconds, 3))
+            self._logged = end
+
+    def _log(self, **values):
+        self._lines.append(json.dumps(values) + "\n")
+
+
+def check_free(folder):
+    """Refuse a folder that holds a run, one that came to its first checkpoint."""
+    if os.path.exists(os.path.join(folder, LAST)):
+        raise UsageError(f"{folder}: there is a run already: --resume it, or choose another folder")
+
+
+def read_metrics(folder):
+    """The lines of a run's metrics.jsonl, as dictionaries: the one under way may be missing."""
+    with open(os.path.join(folder, METRICS), "rb") as file:
+        return [json.loads(line) for line in file.read().split(b"\n")[:-1]]
+
+
+def _one(step):
+    import numpy as np
+
+    return np.array([step])

@@ -1,0 +1,100 @@
+"""Options by name, from TOML files and from nanoGPT's users, and back to TOML."""
+
+from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest
+
+RUN_OPTIONS = ("preset", "data", "save", "out", "quiet")
+
+# nanoGPT's name -> ours
+ALIASES = {
+    "max_iters": "num_steps",
+    "min_lr": "min_learning_rate",
+    "warmup_iters": "warmup_steps",
+    "out_dir": "out",
+    "dataset": "data",
+}
+
+# nanoGPT's names of what is not here -> why
+ABSENT = {
+    "dropout": "there is no dropout",
+    "bias": "there are no biases",
+    "lr_decay_iters": "the schedule ends with num_steps",
+    "decay_lr": "take schedule = cosine, or constant for decay_lr = False",
+    "eval_iters": "a validation is over all that is held out",
+    "eval_only": "take the command score",
+    "log_interval": "progress is reported as time goes by",
+    "init_from": "take --resume FOLDER",
+    "always_save_checkpoint": "the last and the best checkpoint are always saved",
+    "device": "everything runs on the CPU",
+    "compile": "everything is compiled",
+    "wandb_log": "metrics are in the run folder",
+}
+
+
+def known_name(name, where):
+    """Our name of an option.
+
+    Raises
+    ------
+    UsageError
+        if there is none such; with a near miss, or the reason.
+    """
+    name = ALIASES.get(name, name)
+    if name in ABSENT:
+        raise UsageError(f"{where}: there is no option {name}: {ABSENT[name]}")
+    allowed = MODEL_OPTIONS + TRAIN_OPTIONS + RUN_OPTIONS
+    if name not in allowed:
+        raise UsageError(f"{where}: unknown option {name!r}{closest(name, [*allowed, *ALIASES])}")
+    return name
+
+
+def read_toml(path):
+    """The options in a TOML file, under our names.
+
+    Raises
+    ------
+    UsageError
+        for what is not TOML, not an option, or given twice.
+    OSError
+        if the file cannot be read.
+    """
+    import tomllib
+
+    with open(path, "rb") as file:
+        try:
+            content = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not TOML: {error}") from None
+    options = {}
+    for name, value in content.items():
+        ours = known_name(name, path)
+        if ours in options:
+            raise UsageError(f"{path}: {ours} is given twice, also as {name}")
+        options[ours] = value
+    data = options.get("data", "")
+    if not isinstance(data, str) and not (
+        isinstance(data, list) and data and all(isinstance(part, str) for part in data)
+    ):
+        raise UsageError(f"{path}: data must be a file's name or a list of such, not {data!r}")
+    for name in ("save", "out", "preset"):
+        if not isinstance(options.get(name, ""), str):
+            raise UsageError(f"{path}: {name} must be a text, not {options[name]!r}")
+    if not isinstance(options.get("quiet", False), bool):
+        raise UsageError(f"{path}: quiet must be true or false, not {options['quiet']!r}")
+    return options
+
+
+def to_toml(options):
+    """Options as TOML, one a line; those that are None are left out."""
+    return "".join(f"{name} = {_value(value)}\n" for name, value in options.items() if value is not None)
+
+
+def _value(value):
+    import json
+
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

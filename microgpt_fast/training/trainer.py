@@ -1,0 +1,382 @@
+"""Training: the data once, then chunks of steps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import backends
+from ..config import UsageError, resolve
+from ..data.batches import make_batches
+from ..data.load import Corpus, Source, load_corpus
+from ..model import GPT, resolve_numerics
+from ..random_stream import seeded
+from ..workload import check_memory, default_threads
+from .schedule import learning_rates
+from .thread_trial import trial_of
+
+CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
+CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
+VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
+
+
+class Steps(NamedTuple):
+    """Some training steps were taken: `step` counts all so far, `losses` are these steps'."""
+
+    step: int
+    losses: NDArray[np.float64]
+
+
+class Evaluation(NamedTuple):
+    """A validation: nats a token, the end of a document included; and whether none was better before."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
+class Trainer:
+    """One training run, step by step.
+
+    Order of the random stream: the documents are shuffled, the parameters drawn; samples may follow.
+
+    Parameters
+    ----------
+    data : path, list of pathlib.Path, iterable of str, or Corpus, optional
+        See `load_corpus`; None is the built-in list of first names.
+    preset : str
+        A key of `PRESETS`.
+    **options
+        Any field of `GPTConfig` (but vocab_size) or `TrainConfig`, in place of the preset's.
+
+    Attributes
+    ----------
+    model : GPT
+        Trained in place.
+    config : TrainConfig
+    corpus : Corpus
+    batches : batches.Lines or batches.Stream
+        What is trained on in which order, and what is held out.
+    random : random stream
+        After all draws so far: `generate(run.model, random=run.random)` continues it.
+    moments : array [2, P]
+        Adam's.
+    step, tokens, seconds : int, int, float
+        Steps taken, tokens predicted in them, and the time that they and the validations took.
+    evaluations : list of Evaluation
+    stopping : bool
+        Set it to end `events` before the last step.
+    ended : str or None
+        Why the training ended before the last step, if by itself.
+    note : str or None
+        Why a float64 run is not exact, where nobody asked for that.
+
+    Raises
+    ------
+    UsageError
+        (a ValueError) for options that are not allowed, data that cannot be used, or too large a model.
+    OSError
+        if the data cannot be read.
+    """
+
+    def __init__(self, data: Source | Corpus = None, *, preset: str = "microgpt", **options: Any) -> None:
+        make_model_config, self.config = resolve(preset, **options)
+        config = self.config
+        self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
+        backend = backends.load(config.backend)
+        is_plain = self._is_simple and not config.weight_decay
+        numerics, self.note = resolve_numerics(
+            config.numerics, config.dtype, config.batch_size, backend, is_plain
+        )
+        if not isinstance(data, Corpus):
+            block_size = make_model_config(1).block_size
+            mode, tokenizer = config.data_mode, config.tokenizer
+            data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
+        self.corpus = data
+        if config.data_mode != data.mode:
+            config = self.config = replace(config, data_mode=data.mode)
+        model_config = make_model_config(self.corpus.tokenizer.vocab_size)
+
+        self.random = seeded(config.seed, backend)
+        self.batches = make_batches(self.corpus, config, model_config.block_size, self.random, backend)
+        check_memory(model_config, config, self.batches.longest)
+        mean_length = min(self.batches.longest, len(self.corpus.tokens) // len(self.corpus))
+        tokens = config.batch_size * mean_length
+        self.model = GPT(
+            model_config,
+            self.corpus.tokenizer,
+            dtype=config.dtype,
+            backend=config.backend,
+            numerics=numerics,
+            threads=config.threads or default_threads(model_config, tokens),
+        )
+        self._trial = None if config.threads else trial_of(self.model, tokens)
+        self.model.train_config = config
+        self.model.initialise(self.random, config.init_std, config.zero_init)
+
+        self.step = self.tokens = 0
+        self.seconds = 0.0
+        self.evaluations: list[Evaluation] = []
+        self.stopping = False
+        self.moments = np.zeros((2, model_config.num_params), config.dtype)
+        self._losses: list[NDArray[np.float64]] = []
+        self._gradient: NDArray[Any] | None = None
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """The loss of each step so far: float64 array [step]."""
+        self._losses = [np.concatenate([np.empty(0), *self._losses])]
+        return self._losses[0]
+
+    @property
+    def order(self) -> NDArray[np.int64] | None:
+        """The shuffled order of the documents that are trained on, int64 array; None for a stream."""
+        return getattr(self.batches, "order", None)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best validation so far, or None."""
+        return next((event for event in reversed(self.evaluations) if event.is_best), None)
+
+    @property
+    def ended(self) -> str | None:
+        """Why the training ended before its last step, if it did so by itself."""
+        config, best = self.config, self.best
+        if best is None:
+            return None
+        if config.target_loss is not None and best.loss <= config.target_loss:
+            return f"the validation loss {best.loss:.4f} reached the target {config.target_loss}"
+        since = len(self.evaluations) - 1 - self.evaluations.index(best)
+        if config.patience and since >= config.patience:
+            return f"{since} validations were not better than {best.loss:.4f} of step {best.step}"
+        return None
+
+    def restore(
+        self,
+        step: int,
+        tokens: int,
+        seconds: float,
+        losses: NDArray[np.float64],
+        evaluations: list[Evaluation],
+    ) -> None:
+        """Be at a later step: parameters, moments and random stream are the caller's to set."""
+        self.step, self.tokens, self.seconds = step, tokens, seconds
+        self._losses, self.evaluations = [losses], evaluations
+
+    def chunks(self) -> Iterator[NDArray[np.float64]]:
+        """`events`, with nothing but the losses of the steps: float64 arrays."""
+        for event in self.events():
+            if isinstance(event, Steps):
+                yield event.losses
+
+    def events(self) -> Iterator[Steps | Evaluation]:
+        """Train to the last step, and yield after every few steps, about 30 ms of work, and every validation.
+
+        Yields
+        ------
+        event : Steps or Evaluation
+
+        Raises
+        ------
+        UsageError
+            when a loss is not finite.
+        """
+        if self.config.time_budget is not None:
+            self._fix_num_steps()
+        count = 1
+        while True:
+            if self._validation_is_due():
+                event = self._validate()
+                if event is not None:
+                    yield event
+            config = self.config
+            if self.step >= config.num_steps or self.stopping or self.ended:
+                return
+            start = perf_counter()
+            count = min(count, config.num_steps - self.step)
+            if config.eval_interval:
+                count = min(count, config.eval_interval - self.step % config.eval_interval)
+            losses, tokens = self._take_steps(count)
+            self.step += count
+            self.tokens += tokens
+            self._losses.append(losses)
+            elapsed = perf_counter() - start
+            self.seconds += elapsed
+            if self._trial:
+                self._trial.record(elapsed, tokens)
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if bad.size:
+                raise UsageError(
+                    f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
+                    f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
+                )
+            count = _next_count(count, elapsed)
+            yield Steps(self.step, losses)
+
+    def validate(self) -> float | None:
+        """The loss over all that is held out: nats a token; None if `stopping` was set meanwhile."""
+        starts, lengths = self.batches.validation
+        model = self.model
+        at_once = max(1, VALIDATION_ROWS // model.config.block_size)
+        if model.numerics == "exact":
+            at_once = 1
+        total = 0.0
+        for first in range(0, len(starts), at_once):
+            if self.stopping:
+                return None
+            part = slice(first, first + at_once)
+            tokens, places = self.corpus.gather(starts[part], lengths[part])
+            losses = model.engine.forward(model.parameters, tokens, places, lengths[part])
+            total += float(losses @ lengths[part])
+        return total / int(lengths.sum())
+
+    def _validation_is_due(self):
+        config = self.config
+        if self.batches.validation is None or not self.step:
+            return False
+        if self.evaluations and self.evaluations[-1].step == self.step:
+            return False
+        is_between = config.eval_interval and self.step % config.eval_interval == 0
+        return is_between or self.step == config.num_steps
+
+    def _validate(self):
+        start = perf_counter()
+        loss = self.validate()
+        self.seconds += perf_counter() - start
+        if loss is None:
+            return None
+        event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
+        self.evaluations.append(event)
+        return event
+
+    def _take_steps(self, count):
+        """The next steps: (their losses, the number of tokens predicted)."""
+        config, model = self.config, self.model
+        sequences = config.batch_size * config.gradient_accumulation_steps
+        starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
+        tokens, starts = self.corpus.gather(starts, lengths)
+        rates = learning_rates(config, np.arange(self.step, self.step + count))
+        adam = (config.beta1, config.beta2, config.eps_adam, config.weight_decay)
+        m, v = self.moments
+        losses = np.empty(count)
+        if self._is_simple:
+            model.engine.train_steps(
+                losses,
+                model.parameters,
+                m,
+                v,
+                tokens,
+                starts,
+                lengths,
+                config.batch_size,
+                rates,
+                adam,
+                self.step + 1,
+            )
+            return losses, int(lengths.sum())
+        for i in range(count):
+            part = slice(i * sequences, (i + 1) * sequences)
+            losses[i] = self._accumulate(tokens, starts[part], lengths[part])
+            model.engine.update(
+                model.parameters,
+                m,
+                v,
+                self._gradient,
+                rates[i],
+                adam,
+                self.step + 1 + i,
+                config.gradient_accumulation_steps,
+                config.grad_clip,
+            )
+        return losses, int(lengths.sum())
+
+    def _accumulate(self, tokens, starts, lengths):
+        """The mean loss of one step's batches; the sum of their gradients is added to `_gradient`."""
+        config, model = self.config, self.model
+        if self._gradient is None:
+            self._gradient = np.zeros_like(model.parameters)
+        loss = 0.0
+        for first in range(0, len(starts), config.batch_size):
+            part = slice(first, first + config.batch_size)
+            loss += model.engine.backward(
+                self._gradient, model.parameters, tokens, starts[part], lengths[part]
+            ).mean()
+        return loss / config.gradient_accumulation_steps
+
+    def _fix_num_steps(self):
+        """Measure the speed, on copies, and replace the budget by the steps that it allows, a tenth for warm-up."""
+        begin = perf_counter()
+        budget, config = self.config.time_budget, self.config
+        kept = [array.copy() for array in (self.model.parameters, self.moments)]
+        count, times = 1, []
+        while len(times) < 4 or perf_counter() - begin < budget / 40:
+            start = perf_counter()
+            tokens = self._take_steps(count)[1]
+            elapsed = perf_counter() - start
+            if self._trial and not self._trial.is_over:
+                self._trial.record(elapsed, tokens)
+            elif count == config.num_steps or elapsed > CHUNK_SECONDS / 2:
+                times.append(elapsed / count)
+            count = min(_next_count(count, elapsed), config.num_steps)
+        seconds_a_step = float(np.median(times))
+        last = 0.0  # seconds of the validation at the end
+        if self.batches.validation is not None:
+            start = perf_counter()
+            self.validate()
+            last = perf_counter() - start
+            if config.eval_interval:
+                seconds_a_step += last / config.eval_interval
+        self.model.parameters[:], self.moments[:] = kept
+        spent = perf_counter() - begin
+        num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
+        self.seconds = spent
+        warmup = min(config.warmup_steps, num_steps // 10)
+        config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
+        self.config = self.model.train_config = config
+
+
+def _next_count(count, seconds):
+    """Steps of the next chunk, after one that took so long."""
+    return max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / seconds)))
+
+
+def train(
+    data: Source | Corpus = None,
+    *,
+    preset: str = "microgpt",
+    on_step: Callable[[Trainer, Steps], object] | None = None,
+    on_eval: Callable[[Trainer, Evaluation], object] | None = None,
+    **options: Any,
+) -> Trainer:
+    """Train a model.
+
+    Parameters
+    ----------
+    data, preset, **options
+        See `Trainer`.
+    on_step, on_eval : function of (Trainer, event), optional
+        Called after some steps, with `Steps`, and after each validation, with `Evaluation`. Set `stopping`
+        of the Trainer to end the training.
+
+    Returns
+    -------
+    run : Trainer
+        Finished: see run.model, run.losses, run.evaluations, run.random.
+
+    Examples
+    --------
+    >>> run = train(["anna", "hannah"], num_steps=100)
+    >>> run.losses.shape
+    (100,)
+    """
+    run = Trainer(data, preset=preset, **options)
+    for event in run.events():
+        if isinstance(event, Steps):
+            if on_step is not None:
+                on_step(run, event)
+        elif on_eval is not None:
+            on_eval(run, event)
+    return run

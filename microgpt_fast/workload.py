@@ -1,0 +1,82 @@
+"""What a model costs, in memory and operations, and what of both this machine has."""
+
+import os
+
+import numpy as np
+
+from .config import GPTConfig, UsageError
+
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
+OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
+OPERATIONS_TO_SHARE = 2_000_000  # in a step: with fewer, threads are not even tried
+
+
+def check_memory(model_config, train_config, longest):
+    """Refuse, before anything is allocated, what this machine's memory cannot hold.
+
+    Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
+    fails later is a MemoryError, but most systems rather end a process that uses more than there is.
+    """
+    rows = train_config.batch_size * longest
+    activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
+    needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize
+    memory = _memory_bytes()
+    if needed > memory or rows >= 2**31:
+        raise UsageError(
+            f"too large: {model_config.num_params:,} parameters and batches of {rows:,} tokens need "
+            f"about {needed / 1e9:,.1f} GB; this machine has {memory / 1e9:,.1f} GB of memory"
+        )
+
+
+def operations_a_token(model_config, longest):
+    """Floating-point operations of forward and backward for a token of a sequence of `longest` tokens."""
+    c = model_config
+    matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
+    return 6 * matrices + 6 * c.n_layer * c.n_embd * longest
+
+
+def default_threads(config: GPTConfig, tokens: int) -> int:
+    """As many threads as a step's work keeps busy, at most one for each core.
+
+    The bits of a result do not depend on it.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    tokens : int
+        In a training step.
+
+    Returns
+    -------
+    threads : int
+    """
+    busy = operations(config, tokens) // OPERATIONS_A_THREAD
+    return 1 if busy <= 1 else min(busy, cores())
+
+
+def operations(config: GPTConfig, tokens: int) -> int:
+    """Multiplications and additions of a training step with so many tokens, in its products with weights."""
+    return 6 * (12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd) * tokens
+
+
+def cores() -> int:
+    """Cores that this process may use. Threads of one core count once: they share its multiply-adds."""
+    try:
+        usable = os.sched_getaffinity(0)
+    except AttributeError:  # not every system tells
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in usable:
+        try:
+            with open(SIBLINGS.format(cpu)) as file:
+                siblings.add(file.read())
+        except OSError:
+            return len(usable)
+    return len(siblings)
+
+
+def _memory_bytes():
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 2**62

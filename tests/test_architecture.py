@@ -1,0 +1,119 @@
+"""Imports of the package run down only, from the command line to the kernels, and never in a circle."""
+
+import ast
+from pathlib import Path
+
+import microgpt_fast
+
+PACKAGE = Path(microgpt_fast.__file__).parent
+# From the top floor down: a module imports from its own floor or those below, never from above.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("benchmark",),
+    ("checking",),
+    ("training", "sampling"),
+    ("model",),
+    ("data", "ops", "numba_kernels"),
+    ("backends", "workload"),
+    ("native", "config", "presets", "messages", "random_stream", "reference"),
+)
+ANYWHERE = {""}  # the package itself, of which modules ask the version
+
+
+def modules():
+    """Every module of the package by its dotted name without the package's; a package has its own name."""
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] != "csrc":
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+def imports(name, path):
+    """(module, is_lazy) of all that a module imports from the package, in functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in package if part]
+    outermost = {*tree.body}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
+        base = ".".join(part for part in base if part)
+        for alias in node.names:
+            longer = f"{base}.{alias.name}".strip(".")
+            yield (longer if longer in MODULES else base), node not in outermost
+
+
+def floor(name):
+    top = name.split(".")[0]
+    [level] = [level for level, tops in enumerate(FLOORS) if top in tops]
+    return level
+
+
+def upward(graph):
+    """The imports that run up."""
+    return [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others
+        if name not in ANYWHERE and other not in ANYWHERE and floor(name) > floor(other)
+    ]
+
+
+def circle(graph):
+    """Modules that import each other in a circle, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return None
+        path.append(name)
+        found = next(filter(None, map(visit, sorted(graph.get(name, ())))), None)
+        path.pop()
+        done.add(name)
+        return found
+
+    return next(filter(None, map(visit, sorted(graph))), None)
+
+
+def graph_of(modules):
+    return {
+        name: {other for other, _ in imports(name, path) if other not in ANYWHERE and other != name}
+        for name, path in modules.items()
+    }
+
+
+def test_every_module_stands_on_a_floor():
+    for name in MODULES:
+        if name not in ANYWHERE:
+            floor(name)
+
+
+def test_imports_run_down():
+    assert upward(graph_of(MODULES)) == []
+
+
+def test_no_imports_run_in_a_circle():
+    assert circle(graph_of(MODULES)) is None
+
+
+def test_an_import_that_runs_up_is_found():
+    assert upward({"config": {"cli.output"}, "cli": {"config"}}) == ["config imports cli.output"]
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c"]
+
+
+def test_no_folder_hides_a_public_function():
+    assert not {name.split(".")[0] for name in MODULES} & {
+        "train",
+        "score",
+        "samples",
+        "generate",
+        "load",
+        "save",
+    }
