@@ -1,6 +1,6 @@
 """Builds the compiled backend: csrc once per instruction set and dtype, and the Cython module over it.
 
-Where there is no C compiler the package installs without it and runs on its other backends; where there is one, a failing
+Where there is no C compiler the package installs without it and runs on its other backends; where there is one, failing
 compilation fails the installation.
 """
 

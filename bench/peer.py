@@ -58,11 +58,8 @@ def answer(**fields):
 
 def tensors(job, dtype):
     """The initial weights of a job by name; see `joined`."""
-    flat, start, named = job.weights(dtype), 0, {}
-    for name, (rows, columns) in job.config.shapes().items():
-        named[name] = flat[start : start + rows * columns].reshape(rows, columns)
-        start += rows * columns
-    return joined(named)
+    flat = job.weights(dtype)
+    return joined({p.name: flat[p.place].reshape(p.shape) for p in job.config.parameters()})
 
 
 def joined(tensors):

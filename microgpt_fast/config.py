@@ -2,9 +2,12 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
+
+from . import parameters
+from .parameters import Parameter
 
 ACTIVATIONS = ("relu", "relu2")
 BACKENDS = ("auto", "cython", "numba", "numpy")
@@ -68,18 +71,20 @@ class GPTConfig:
     @property
     def num_params(self) -> int:
         """Number of parameters: the length of the flat buffer."""
-        return (2 * self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd) * self.n_embd
+        return parameters.count(self)
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Shape (rows, columns) of each parameter matrix by its name, in the order of the flat buffer."""
-        C = self.n_embd
-        shapes = {"wte": (self.vocab_size, C), "wpe": (self.block_size, C), "lm_head": (self.vocab_size, C)}
-        for layer in range(self.n_layer):
-            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
-                shapes[f"layer{layer}.{name}"] = (C, C)
-            shapes[f"layer{layer}.mlp_fc1"] = (4 * C, C)
-            shapes[f"layer{layer}.mlp_fc2"] = (C, 4 * C)
-        return shapes
+    @property
+    def mlp_width(self) -> int:
+        """Width of the feed-forward layers between their two matrices."""
+        return 4 * self.n_embd
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The table of the model's parameters; see `parameters.parameters_of`."""
+        return parameters.parameters_of(self)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter by its name, (rows, columns) of a matrix, in the order of the flat buffer."""
+        return {parameter.name: parameter.shape for parameter in self.parameters()}
 
 
 @dataclass(frozen=True)

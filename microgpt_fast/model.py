@@ -34,7 +34,7 @@ class GPT:
     parameters : array [config.num_params]
         All parameters in one flat buffer, zero until `initialise`. Write into it; it cannot be replaced.
     tensors : dict of str to array
-        Views of `parameters`: its matrices, [out, in], under their names.
+        Views of `parameters` under their names: matrices [out, in].
     train_config : TrainConfig or None
         How the model was trained, if it was.
     """
@@ -59,11 +59,10 @@ class GPT:
         self._threads = threads or default_threads(config, config.block_size)
         self._parameters = np.zeros(config.num_params, dtype)
         self._engine: Any = None
-        self.tensors: dict[str, NDArray[Any]] = {}
-        start = 0
-        for name, (rows, columns) in config.shapes().items():
-            self.tensors[name] = self._parameters[start : start + rows * columns].reshape(rows, columns)
-            start += rows * columns
+        self.tensors: dict[str, NDArray[Any]] = {
+            parameter.name: self._parameters[parameter.place].reshape(parameter.shape)
+            for parameter in config.parameters()
+        }
 
     @property
     def parameters(self) -> NDArray[Any]:
@@ -98,10 +97,12 @@ class GPT:
         zero_init : bool
             Draw attn_wo and mlp_fc2 with a deviation of 0.
         """
-        for name, tensor in self.tensors.items():
-            flat = tensor.reshape(-1)
+        for parameter in self.config.parameters():
+            if parameter.tied_to is not None:
+                continue
+            flat = self._parameters[parameter.place]
             draws = flat if flat.dtype == np.float64 else np.empty(flat.size)
-            random.normal(draws, 0.0 if zero_init and name.endswith(("attn_wo", "mlp_fc2")) else std)
+            random.normal(draws, 0.0 if zero_init and parameter.starts_at_zero else std)
             if draws is not flat:
                 flat[:] = draws
 

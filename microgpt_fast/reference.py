@@ -149,9 +149,10 @@ def initial_parameters(config, random, std=0.08, zero_init=False):
     dict of name to list of rows of float
     """
     parameters = {}
-    for name, (rows, columns) in config.shapes().items():
-        spread = 0 if zero_init and name.endswith(("attn_wo", "mlp_fc2")) else std
-        parameters[name] = [[random.gauss(0, spread) for _ in range(columns)] for _ in range(rows)]
+    for parameter in config.parameters():
+        rows, columns = parameter.shape
+        spread = 0 if zero_init and parameter.starts_at_zero else std
+        parameters[parameter.name] = [[random.gauss(0, spread) for _ in range(columns)] for _ in range(rows)]
     return parameters
 
 

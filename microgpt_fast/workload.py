@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from .config import GPTConfig, UsageError
+from .parameters import products
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
 OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
@@ -30,9 +31,7 @@ def check_memory(model_config, train_config, longest):
 
 def operations_a_token(model_config, longest):
     """Floating-point operations of forward and backward for a token of a sequence of `longest` tokens."""
-    c = model_config
-    matrices = 12 * c.n_layer * c.n_embd**2 + c.vocab_size * c.n_embd
-    return 6 * matrices + 6 * c.n_layer * c.n_embd * longest
+    return operations(model_config, 1) + 6 * model_config.n_layer * model_config.n_embd * longest
 
 
 def default_threads(config: GPTConfig, tokens: int) -> int:
@@ -56,7 +55,7 @@ def default_threads(config: GPTConfig, tokens: int) -> int:
 
 def operations(config: GPTConfig, tokens: int) -> int:
     """Multiplications and additions of a training step with so many tokens, in its products with weights."""
-    return 6 * (12 * config.n_layer * config.n_embd**2 + config.vocab_size * config.n_embd) * tokens
+    return 6 * products(config) * tokens
 
 
 def cores() -> int:

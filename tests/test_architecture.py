@@ -16,7 +16,8 @@ FLOORS = (
     ("model",),
     ("data", "ops", "numba_kernels"),
     ("backends", "workload"),
-    ("native", "config", "presets", "messages", "random_stream", "reference"),
+    ("reference",),
+    ("native", "config", "presets", "parameters", "messages", "random_stream"),
 )
 ANYWHERE = {""}  # the package itself, of which modules ask the version
 
@@ -33,19 +34,24 @@ MODULES = dict(modules())
 
 
 def imports(name, path):
-    """(module, is_lazy) of all that a module imports from the package, in functions too."""
+    """The modules that a module imports from the package, in functions too; not those for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     package = [part for part in package if part]
-    outermost = {*tree.body}
+    unseen = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
+        if not isinstance(node, ast.ImportFrom) or not node.level or node in unseen:
             continue
         base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
         base = ".".join(part for part in base if part)
         for alias in node.names:
             longer = f"{base}.{alias.name}".strip(".")
-            yield (longer if longer in MODULES else base), node not in outermost
+            yield longer if longer in MODULES else base
 
 
 def floor(name):
@@ -84,7 +90,7 @@ def circle(graph):
 
 def graph_of(modules):
     return {
-        name: {other for other, _ in imports(name, path) if other not in ANYWHERE and other != name}
+        name: {other for other in imports(name, path) if other not in ANYWHERE and other != name}
         for name, path in modules.items()
     }
 

@@ -51,14 +51,14 @@ class ComposedEngine:
 
     def _named(self, flat):
         """Views into a flat buffer by name; attn_qkv [3C, C] is a layer's attn_wq, attn_wk and attn_wv."""
-        views, first = {}, 0
-        for name, (rows, columns) in self.config.shapes().items():
-            size = rows * columns
-            views[name] = flat[first : first + size].reshape(rows, columns)
+        views = {}
+        for parameter in self.config.parameters():
+            name, start = parameter.name, parameter.offset
+            views[name] = flat[parameter.place].reshape(parameter.shape)
             if name.endswith("attn_wq"):
-                fused = flat[first : first + 3 * size].reshape(3 * rows, columns)
+                rows, columns = parameter.shape
+                fused = flat[start : start + 3 * parameter.size].reshape(3 * rows, columns)
                 views[name.replace("attn_wq", "attn_qkv")] = fused
-            first += size
         return views
 
     def _check(self, tokens, starts, lengths):
@@ -95,6 +95,7 @@ class ComposedEngine:
         """Logits [N, V] and, for the backward, what each layer computed."""
         kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
         N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
+        F = self.config.mlp_width
         embedded = self._empty(N, C)
         kernels.embedding_forward(embedded, batch.inputs, batch.positions, w["wte"], w["wpe"], N, C, V, T)
         x, rstd = self._norm(embedded)
@@ -110,9 +111,9 @@ class ComposedEngine:
             )
             x2 = x1 + self._linear(o.reshape(N, C), w[block + "attn_wo"])
             y2, rstd2 = self._norm(x2)
-            y, h = self._empty(N, C), self._empty(N, 4 * C)
+            y, h = self._empty(N, C), self._empty(N, F)
             fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
-            kernels.mlp_forward(y, h, y2, fc1, fc2, N, C, 4 * C, self.activation)
+            kernels.mlp_forward(y, h, y2, fc1, fc2, N, C, F, self.activation)
             x = x2 + y
             saved.append((x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h))
         saved.append(x)
@@ -129,6 +130,7 @@ class ComposedEngine:
         kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
         w, dw = self._named(params), self._named(grads)
         N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
+        F = self.config.mlp_width
         logits, saved = self._forward(w, batch)
         lse, losses = self._losses(logits, batch)
 
@@ -140,9 +142,9 @@ class ComposedEngine:
             block = f"layer{layer}."
             x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h = saved.pop()
             fc1, fc2 = block + "mlp_fc1", block + "mlp_fc2"
-            dy2, dh = self._empty(N, C), self._empty(N, 4 * C)
+            dy2, dh = self._empty(N, C), self._empty(N, F)
             kernels.mlp_backward(
-                dy2, dw[fc1], dw[fc2], dh, dx, h, y2, w[fc1], w[fc2], N, C, 4 * C, self.activation
+                dy2, dw[fc1], dw[fc2], dh, dx, h, y2, w[fc1], w[fc2], N, C, F, self.activation
             )
             kernels.rmsnorm_backward(dx, None, dy2, x2, None, rstd2, N, C, True)
 
@@ -295,7 +297,7 @@ class Streams:
                 if not 0 <= value < end:
                     raise IndexError(f"{name} {value} is not in 0 .. {end - 1}")
         slots, tokens, positions = (np.array(values, np.int32) for values in (slots, tokens, positions))
-        x = engine._empty(n, C)
+        x, F = engine._empty(n, C), engine.config.mlp_width
         engine.kernels.embedding_forward(x, tokens, positions, w["wte"], w["wpe"], n, C, V, T)
         x, _ = engine._norm(x)
         for layer, caches in enumerate(self.caches):
@@ -309,9 +311,9 @@ class Streams:
                 o, q, k_cache, v_cache, lengths, n, T, *engine.heads, engine.scale, None
             )
             x = x + engine._linear(o.reshape(n, C), w[block + "attn_wo"])
-            y, h = np.empty_like(x), engine._empty(n, 4 * C)
+            y, h = np.empty_like(x), engine._empty(n, F)
             fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
-            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, n, C, 4 * C, engine.activation)
+            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, n, C, F, engine.activation)
             x = x + y
         return engine._linear(x, w["lm_head"])
 

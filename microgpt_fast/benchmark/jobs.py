@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import GPTConfig, UsageError, closest
 from ..data.load import load_corpus
+from ..parameters import products
 from ..random_stream import PythonRandom
 
 ADAM = (0.85, 0.99, 1e-8, 0.0)  # beta1, beta2, eps, weight decay
@@ -90,16 +91,16 @@ class Job:
     def operations(self, lengths):
         """Multiplications and additions of the matrix products of one step, forward and backward.
 
-        6 (12 n_layer C^2 + V C) for each token, and 6 n_layer C T^2 for each document of T tokens.
+        6 for each weight and token, and 6 n_layer C T^2 for each document of T tokens.
 
         Parameters
         ----------
         lengths : int array [n]
             Of documents; the result is the mean over as many steps as they make.
         """
-        L, C, V = self.config.n_layer, self.config.n_embd, self.config.vocab_size
+        L, C = self.config.n_layer, self.config.n_embd
         lengths = lengths.astype(float)
-        total = 6 * (12 * L * C * C + V * C) * lengths.sum() + 6 * L * C * (lengths**2).sum()
+        total = 6 * products(self.config) * lengths.sum() + 6 * L * C * (lengths**2).sum()
         return total * self.batch_size / len(lengths)
 
 

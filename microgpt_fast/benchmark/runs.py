@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ..backends import name_of
+from ..parameters import products
 from . import jobs, processes, timing
 
 ROUNDS = 5  # ours and the peers take turns, so that all see the same machine
@@ -163,8 +164,7 @@ class Bench:
             times = timing.time_decode_together(
                 job, batch_size, self.backend, self.dtype, self.threads, self.seconds
             )
-            L, C, V = job.config.n_layer, job.config.n_embd, job.config.vocab_size
-            operations, peak = 2 * (12 * L * C * C + V * C), timing.peak_gflops(self.dtype)
+            operations, peak = 2 * products(job.config), timing.peak_gflops(self.dtype)
             result = {
                 "threads": self.threads,
                 "batch_size": batch_size,

@@ -9,6 +9,7 @@ from ..backends import BackendError, load, name_of
 from ..checking.cases import CASES
 from ..data.tokenizer import Tokenizer
 from ..model import GPT
+from ..parameters import products
 from ..random_stream import seeded
 from ..sampling.sample import generate
 from .jobs import ADAM, SEED
@@ -109,8 +110,7 @@ def time_decode(job, backend, dtype, numerics, seconds):
             elapsed = perf_counter() - begin
         times.append(elapsed / tokens)
         spent += elapsed
-    L, C, V = config.n_layer, config.n_embd, config.vocab_size
-    bytes_a_token = (12 * L * C * C + V * C) * weights.itemsize
+    bytes_a_token = products(config) * weights.itemsize
     result = {**summary(times[1:] or times, 1), "mean_length": round(float(np.mean(lengths)), 1)}
     compiled = compiled_backend()
     if compiled is not None:

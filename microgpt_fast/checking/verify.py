@@ -369,11 +369,7 @@ def _flat(tensors):
 
 def _slices(config):
     """Where each tensor lies in the flat buffer, by its name."""
-    slices, first = {}, 0
-    for name, (rows, columns) in config.shapes().items():
-        slices[name] = slice(first, first + rows * columns)
-        first += rows * columns
-    return slices
+    return {parameter.name: parameter.place for parameter in config.parameters()}
 
 
 def _backward_order(names):

@@ -129,7 +129,7 @@ def load_with_training(path, **options):
         raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {error})") from None
     dtypes = {tensor.dtype.name for tensor in tensors.values()}
     if (
-        len(tensors) != 3 + 6 * config.n_layer
+        config.n_layer > len(tensors)
         or len(dtypes) != 1
         or not dtypes <= set(DTYPES)
         or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()

@@ -1,0 +1,110 @@
+"""The table of a model's parameters: what there is, in which order, and how it begins.
+
+Whatever names, lays out, counts, draws, stores or decays parameters reads this table or its twin in C,
+``csrc/parameters.h``; a test compares the two.
+"""
+
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .config import GPTConfig
+
+LOOKUP, PRODUCT = "lookup", "product"
+
+
+class Parameter(NamedTuple):
+    """One parameter of a model.
+
+    Attributes
+    ----------
+    name : str
+        As in the original; those of layers begin with "layer0.", "layer1." and so on.
+    shape : tuple of int
+        (rows, columns) of a matrix, [out, in]; (n,) of a vector.
+    role : {"lookup", "product"}
+        Whether each token takes a row of it, or is multiplied with all of it.
+    starts_at_zero : bool
+        Whether the option `zero_init` concerns it: it adds to the residual stream.
+    decays : bool
+        Whether weight decay applies.
+    tied_to : str, optional
+        The earlier parameter that this is another name of.
+    offset : int
+        Where it begins in the flat buffer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str = PRODUCT
+    starts_at_zero: bool = False
+    decays: bool = True
+    tied_to: str | None = None
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of its elements."""
+        return prod(self.shape)
+
+    @property
+    def place(self) -> slice:
+        """Its part of the flat buffer."""
+        return slice(self.offset, self.offset + self.size)
+
+
+def outside_layers(config: "GPTConfig") -> tuple[Parameter, ...]:
+    """The parameters before the layers', in the order of the flat buffer."""
+    V, T, C = config.vocab_size, config.block_size, config.n_embd
+    return (
+        Parameter("wte", (V, C), LOOKUP),
+        Parameter("wpe", (T, C), LOOKUP),
+        Parameter("lm_head", (V, C)),
+    )
+
+
+def of_a_layer(config: "GPTConfig") -> tuple[Parameter, ...]:
+    """The parameters of each layer, in the order of the flat buffer, where layer follows layer."""
+    C, F = config.n_embd, config.mlp_width
+    return (
+        Parameter("attn_wq", (C, C)),
+        Parameter("attn_wk", (C, C)),
+        Parameter("attn_wv", (C, C)),
+        Parameter("attn_wo", (C, C), starts_at_zero=True),
+        Parameter("mlp_fc1", (F, C)),
+        Parameter("mlp_fc2", (C, F), starts_at_zero=True),
+    )
+
+
+def parameters_of(config: "GPTConfig") -> Iterator[Parameter]:
+    """Every parameter of a model with its offset, in the order of the flat buffer: they are drawn in this order."""
+    layers = (
+        parameter._replace(name=f"layer{layer}.{parameter.name}")
+        for layer in range(config.n_layer)
+        for parameter in of_a_layer(config)
+    )
+    return placed((*outside_layers(config), *layers))
+
+
+def placed(table: tuple[Parameter, ...]) -> Iterator[Parameter]:
+    """A table with its offsets: one parameter after another, those that are tied where they are tied to."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for parameter in table:
+        offset = end if parameter.tied_to is None else offsets[parameter.tied_to]
+        offsets[parameter.name] = offset
+        yield parameter._replace(offset=offset)
+        end = max(end, offset + parameter.size)
+
+
+def count(config: "GPTConfig") -> int:
+    """Number of parameters: the length of the flat buffer."""
+    own = sum(p.size for p in outside_layers(config) if p.tied_to is None)
+    return own + config.n_layer * sum(p.size for p in of_a_layer(config) if p.tied_to is None)
+
+
+def products(config: "GPTConfig") -> int:
+    """Number of weights that each token is multiplied with."""
+    outside = sum(p.size for p in outside_layers(config) if p.role == PRODUCT)
+    return outside + config.n_layer * sum(p.size for p in of_a_layer(config) if p.role == PRODUCT)
