@@ -58,7 +58,7 @@ static double cross_entropy(const model *g, const int32_t *targets) {
  * the target's term is 0. */
 static void loss_backward(const model *g, double *dx, const int32_t *targets) {
     const ptrdiff_t T = g->T, C = g->C;
-    const double *lm_head = g->params + lm_head_at(g);
+    const double *lm_head = g->params + g->lm_head;
     for (ptrdiff_t t = 0; t < g->n; t += VL) {
         vec target = {0};
         for (int lane = 0; lane < VL; lane++) target[lane] = t + lane < g->n ? g->z[targets[t + lane] * T + t + lane] : 1;
@@ -69,28 +69,30 @@ static void loss_backward(const model *g, double *dx, const int32_t *targets) {
         for (ptrdiff_t o = 0; o < g->V; o++) store(g->z + o * T + t, load(g->z + o * T + t) * dtotal);
     }
     for (ptrdiff_t t = 0; t < g->n; t++) g->z[targets[t] * T + t] = 0;
-    linear_backward(g, dx, g->z, lm_head, g->V, C);
+    exact_linear_backward(g, dx, g->z, lm_head, g->V, C);
     for (ptrdiff_t t = 0; t < g->n; t++) {
         for (ptrdiff_t i = 0; i < C; i++) dx[i * T + t] += lm_head[targets[t] * C + i] * g->p[t];
         g->z[targets[t] * T + t] = g->p[t];
     }
-    linear_weight_backward(g, g->grads + lm_head_at(g), g->z, g->x_out, g->V, C);
+    exact_linear_weight_backward(g, g->grads + g->lm_head, g->z, g->x_out, g->V, C);
 }
 
 /* ---- the model ---- */
 
 /* x0 = wte[token] + wpe[position], idle lanes 0;  x = rmsnorm(x0) */
 static void embed(const model *g, double *x, const int32_t *tokens, ptrdiff_t first) {
-    const double *wte = g->params, *wpe = wte + wpe_at(g) + first * g->C;
+    const double *wte = g->params + g->table.outside[WTE].at;
+    const double *wpe = g->params + g->table.outside[WPE].at + first * g->C;
     for (ptrdiff_t i = 0; i < g->C; i++)
         for (ptrdiff_t t = 0; t < padded(g->n); t++)
             g->x0[i * g->T + t] = t < g->n ? wte[tokens[t] * g->C + i] + wpe[t * g->C + i] : 0;
-    rmsnorm_forward(g, x, g->ms_0, g->scale_0, g->x0);
+    exact_rmsnorm_forward(g, x, g->ms_0, g->scale_0, g->x0);
 }
 /* dwte[token] += dx, dwpe[position] += dx, positions descending */
 static void embed_backward(const model *g, const double *dx, const int32_t *tokens) {
-    double *dwte = g->grads, *dwpe = dwte + wpe_at(g);
-    memset(dwte, 0, (size_t)lm_head_at(g) * sizeof(double));
+    double *dwte = g->grads + g->table.outside[WTE].at, *dwpe = g->grads + g->table.outside[WPE].at;
+    memset(dwte, 0, (size_t)(g->V * g->C) * sizeof(double));
+    memset(dwpe, 0, (size_t)(g->block * g->C) * sizeof(double));
     for (ptrdiff_t t = g->n - 1; t >= 0; t--)
         for (ptrdiff_t i = 0; i < g->C; i++) {
             dwte[tokens[t] * g->C + i] += dx[i * g->T + t];
@@ -112,10 +114,10 @@ static double document_forward(const model *g, double *logits, const int32_t *to
     for (ptrdiff_t l = 0; l < g->L; l++) {
         layer_values v = values_of(g, l);
         layer_begin(g, &v, offsets_of(g, l));
-        attention_forward(g, &v, v.qkv + C * T, v.qkv + 2 * C * T, T, 0);
+        exact_attention_forward(g, &v, v.qkv + C * T, v.qkv + 2 * C * T, T, 0);
         layer_end(g, l + 1 < g->L ? values_of(g, l + 1).x : g->x_out, &v, offsets_of(g, l));
     }
-    linear_forward(g, g->z, g->x_out, g->params + lm_head_at(g), g->V, C);
+    exact_linear_forward(g, g->z, g->x_out, g->params + g->lm_head, g->V, C);
     if (logits)
         for (ptrdiff_t t = 0; t < g->n; t++)
             for (ptrdiff_t o = 0; o < g->V; o++) logits[t * g->V + o] = g->z[o * T + t];
@@ -132,7 +134,7 @@ static void document_backward(const model *g, const int32_t *tokens) {
         layer_backward(g, g->dx, &v, offsets_of(g, l));
     }
     memset(g->dc, 0, (size_t)(g->C * g->T) * sizeof(double));
-    rmsnorm_backward(g, g->dc, g->dx, g->x0, g->ms_0, g->scale_0);
+    exact_rmsnorm_backward(g, g->dc, g->dx, g->x0, g->ms_0, g->scale_0);
     embed_backward(g, g->dc, tokens);
 }
 
@@ -179,7 +181,7 @@ static ptrdiff_t gpt_backward(double *losses, double *grads, const double *param
     set_params(&g, params);
     losses[0] = document_forward(&g, NULL, tokens + starts[0]);
     document_backward(&g, tokens + starts[0]);
-    for (ptrdiff_t i = 0; i < num_params(&g); i++) grads[i] += g.grads[i];
+    for (ptrdiff_t i = 0; i < g.table.count; i++) grads[i] += g.grads[i];
     return -1;
 }
 
@@ -198,7 +200,7 @@ static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, doub
         set_params(&g, params);
         losses[i] = document_forward(&g, NULL, tokens + starts[i]);
         document_backward(&g, tokens + starts[i]);
-        adam_step(params, m, v, g.grads, num_params(&g), lr[i], adam, (double)(first_step + i), g.ask);
+        exact_adam_step(params, m, v, g.grads, g.table.count, lr[i], adam, (double)(first_step + i), g.ask);
     }
     return -1;
 }
@@ -215,9 +217,9 @@ typedef struct {
 static size_t lay_out_decoder(decoder_layout *d, const mgf_config *config, void *memory) {
     arena from = arena_in(memory);
     lay_out_forward(&d->g, &from, config, 1, 1, config->block_size);
-    d->ld = row_stride(config->block_size);
-    d->cache = take(&from, d->g.L * 2 * d->g.C * d->ld);
-    return from.used + 64;
+    d->ld = position_stride(config->block_size);
+    d->cache = TAKE_REALS(&from, d->g.L * 2 * d->g.C * d->ld);
+    return arena_size(&from);
 }
 
 static size_t gpt_decoder_size(const mgf_config *config) {
@@ -243,10 +245,10 @@ static void decode(decoder_layout *d, int32_t token, ptrdiff_t position) {
         memcpy(v.x, g->x_out, (size_t)(C * g->T) * sizeof(double));
         layer_begin(g, &v, offsets_of(g, l));
         for (ptrdiff_t i = 0; i < 2 * C; i++) keys[i * ld + position] = v.qkv[(C + i) * g->T];
-        attention_forward(g, &v, keys, values, ld, position);
+        exact_attention_forward(g, &v, keys, values, ld, position);
         layer_end(g, g->x_out, &v, offsets_of(g, l));
     }
-    linear_forward(g, g->z, g->x_out, g->params + lm_head_at(g), g->V, C);
+    exact_linear_forward(g, g->z, g->x_out, g->params + g->lm_head, g->V, C);
 }
 
 static void gpt_decode(double *logits, int32_t token, ptrdiff_t position, const double *params, const mgf_config *config,

@@ -30,6 +30,12 @@ INLINE matrix packed(const real *data, ptrdiff_t K) { return (matrix){data, 0, P
 /* the transpose of what lies in memory with rows ld apart */
 INLINE matrix transpose_of(const real *data, ptrdiff_t ld) { return (matrix){data, ld, PANEL * ld, 1}; }
 
+/* what the mode asks for once a tile's sums are in c */
+INLINE void finish_tile(const tile_arguments *t, ptrdiff_t rows, ptrdiff_t columns) {
+    if (t->mode == ACTIVATE) t->f->value(t->aux, t->ld_aux, t->c, t->ld_c, rows, columns);
+    if (t->mode == ACTIVATE_GRADIENT) t->f->gradient(t->c, t->ld_c, t->aux, t->ld_aux, rows, columns);
+}
+
 /* rows of one panel, in tiles of nearly equal height */
 INLINE void gemm_panel(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     int vectors = (int)((columns + VL - 1) / VL);
@@ -40,8 +46,10 @@ INLINE void gemm_panel(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     for (ptrdiff_t i = 0; i < tiles; i++) {
         ptrdiff_t h = height + (i < taller);
         tile_functions[vectors - 1][h - 1][partial](&t);
+        finish_tile(&t, h, columns);
         t.a += t.transposed ? h : h * t.ld_a;
         t.c += h * t.ld_c;
+        t.scale += h;
         t.aux += h * t.ld_aux;
     }
 }
@@ -66,7 +74,8 @@ static void pack_transposed(real *to, const real *w, ptrdiff_t ld, ptrdiff_t O, 
 INLINE tile_arguments part_of(tile_arguments t, ptrdiff_t i, ptrdiff_t j) {
     t.a += t.transposed ? i : i * t.ld_a;
     t.c += i * t.ld_c + j;
-    t.aux += i * t.ld_aux + (t.mode == ROW_SCALE_ADD ? 0 : j);
+    t.scale += i;
+    t.aux += i * t.ld_aux + j;
     return t;
 }
 
@@ -92,6 +101,7 @@ static void gemm_direct(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
             if (M == 1 && N - j >= WIDE_ROW * VL) {
                 columns = WIDE_ROW * VL;
                 tile_wide_row(&part);
+                finish_tile(&part, 1, columns);
                 continue;
             }
 #endif
@@ -135,30 +145,40 @@ INLINE int lies_far(int transposed, ptrdiff_t K, ptrdiff_t ld_a, matrix b) {
     return VECTOR_REGISTERS == 16 && b.ld && K * ld * (ptrdiff_t)sizeof(real) > FIRST_TABLE;
 }
 
-/* aux [M, N] for the gradient modes, [M] with ld_aux 1 for ROW_SCALE_ADD, else NULL */
-static void gemm_aux(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a,
-                     matrix b, real *c, ptrdiff_t ld_c, const real *aux, ptrdiff_t ld_aux) {
-    tile_arguments t = {
-        .K = K,
-        .a = a,
-        .ld_a = ld_a,
-        .transposed = transposed,
-        .c = c,
-        .ld_c = ld_c,
-        .mode = mode,
-        .adds = mode == ADD,
-        .aux = aux ? aux : c,
-        .ld_aux = aux ? ld_aux : 0,
-    };
-    const int far = M >= COPY_FROM && mode != ROW_SCALE_ADD && lies_far(transposed, K, ld_a, b);
-    if (K == 0 || !(far || b.transposed)) gemm_direct(t, M, N, b);
-    else if (transposed) gemm_transposed_by_copies(t, M, N, b);
+/* the product that `t` describes but for its sizes, by the way that suits where B and A lie */
+static void run_product(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
+    t.adds = t.mode == ADD;
+    if (!t.scale) t.scale = t.c; /* pointers that a mode does not read are moved along: they must point somewhere */
+    if (!t.aux) t.aux = t.c;
+    const int far = M >= COPY_FROM && t.mode != ROW_SCALE_ADD && lies_far(t.transposed, t.K, t.ld_a, b);
+    if (t.K == 0 || !(far || b.transposed)) gemm_direct(t, M, N, b);
+    else if (t.transposed) gemm_transposed_by_copies(t, M, N, b);
     else gemm_by_copies(t, M, N, b, NULL);
 }
 
 static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a,
                  matrix b, real *c, ptrdiff_t ld_c) {
-    gemm_aux(transposed, mode, M, N, K, a, ld_a, b, c, ld_c, NULL, 0);
+    run_product(
+        (tile_arguments){.K = K, .a = a, .ld_a = ld_a, .transposed = transposed, .c = c, .ld_c = ld_c, .mode = mode}, M, N,
+        b);
+}
+
+/* C = scale C + A^T B, row by row of C */
+static void gemm_scaled(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a, matrix b, real *c,
+                        ptrdiff_t ld_c, const real *scale) {
+    run_product(
+        (tile_arguments){
+            .K = K, .a = a, .ld_a = ld_a, .transposed = 1, .c = c, .ld_c = ld_c, .mode = ROW_SCALE_ADD, .scale = scale},
+        M, N, b);
+}
+
+/* ACTIVATE: C = A B, aux = f(C), and aux may be C.  ACTIVATE_GRADIENT: C = A B f'(aux). */
+static void gemm_activated(tile_mode mode, const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
+                           const real *a, ptrdiff_t ld_a, matrix b, real *c, ptrdiff_t ld_c, real *aux, ptrdiff_t ld_aux) {
+    run_product(
+        (tile_arguments){
+            .K = K, .a = a, .ld_a = ld_a, .c = c, .ld_c = ld_c, .mode = mode, .f = f, .aux = aux, .ld_aux = ld_aux},
+        M, N, b);
 }
 
 static void gemm_nn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,

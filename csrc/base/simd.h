@@ -44,6 +44,7 @@ typedef int64_t integer;
 #define INLINE static inline __attribute__((always_inline, unused))
 #define NOINLINE static __attribute__((noinline, unused))
 #define UNROLL _Pragma("GCC unroll 64")
+#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));

@@ -11,16 +11,16 @@
 #define MGF_TILE_H
 
 #include "base/simd.h"
+#include "base/activation.h"
 
-/* What becomes of x = A B, or of x = C + A B where `adds` is set: c and aux are elements, or rows for ROW_SCALE_ADD, of the
- * same index. */
+/* What becomes of x = A B, or of x = C + A B where `adds` is set. ACTIVATE and ACTIVATE_GRADIENT store a tile first, and
+ * then pass over it while it is in the nearest cache: so an activation is compiled once, not into every tile. */
 typedef enum {
-    STORE,          /* c = x */
-    ADD,            /* c = x, which began as c */
-    RELU,           /* c = max(x, 0) */
-    RELU_GRADIENT,  /* c = aux > 0 ? x : 0 */
-    RELU2_GRADIENT, /* c = 2 aux x */
-    ROW_SCALE_ADD,  /* c = c * aux[row] + x */
+    STORE,             /* c = x */
+    ADD,               /* c = x, which began as c */
+    ROW_SCALE_ADD,     /* c = c * scale[row] + x */
+    ACTIVATE,          /* c = x,  aux = f(c); aux may be c */
+    ACTIVATE_GRADIENT, /* c = x f'(aux) */
 } tile_mode;
 
 typedef struct {
@@ -34,7 +34,9 @@ typedef struct {
     ptrdiff_t ld_c;
     tile_mode mode;
     int adds;
-    const real *aux;
+    const real *scale; /* [rows], for ROW_SCALE_ADD */
+    const activation_functions *f;
+    real *aux; /* as c */
     ptrdiff_t ld_aux;
     int last;
 } tile_arguments;
@@ -91,24 +93,18 @@ INLINE void tile(const int rows, const int vectors, const int partial, const til
     if (t->transposed) tile_sums(rows, vectors, 1, partial, x, t);
     else tile_sums(rows, vectors, 0, partial, x, t);
 
-#define FOR_TILE(expression)                                                                     \
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) {             \
-        real *c = t->c + i * t->ld_c + j * VL;                                                   \
-        const int edge = partial && j == vectors - 1;                                            \
-        tile_store(c, expression, edge, t->last);                                                \
-    }                                                                                            \
-    break
-#define AUX_ELEMENT tile_load(t->aux + i * t->ld_aux + j * VL, edge, t->last)
-    switch (t->mode) {
-    case STORE:
-    case ADD: FOR_TILE(x[i][j]);
-    case RELU: FOR_TILE(vmax(x[i][j], (vec){0}));
-    case RELU_GRADIENT: FOR_TILE(blend(AUX_ELEMENT > (vec){0}, x[i][j], (vec){0}));
-    case RELU2_GRADIENT: FOR_TILE(AUX_ELEMENT * (x[i][j] + x[i][j]));
-    case ROW_SCALE_ADD: FOR_TILE(tile_load(c, edge, t->last) * splat(t->aux[i * t->ld_aux]) + x[i][j]);
+#define FOR_TILE(expression)                                                                                               \
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) {                                       \
+        real *c = t->c + i * t->ld_c + j * VL;                                                                             \
+        const int edge = partial && j == vectors - 1;                                                                      \
+        tile_store(c, expression, edge, t->last);                                                                          \
+    }
+    if (t->mode == ROW_SCALE_ADD) {
+        FOR_TILE(tile_load(c, edge, t->last) * splat(t->scale[i]) + x[i][j])
+    } else {
+        FOR_TILE(x[i][j])
     }
 #undef FOR_TILE
-#undef AUX_ELEMENT
 }
 
 #define TILE(rows, vectors)                                                                                  \

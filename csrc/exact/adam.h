@@ -16,11 +16,13 @@
 
 typedef struct {
     double lr, beta1, beta2, eps, c1, c2; /* c = 1 - beta^step */
-} adam_constants;
+} exact_adam_constants;
 
 /* v = beta2 * v + (1 - beta2) * g^2,  p -= lr * (m / c1) / ((v / c2)^0.5 + eps) */
-static void library_v(double *v, double g, const adam_constants *a) { *v = a->beta2 * *v + (1 - a->beta2) * pow(g, 2.0); }
-static void library_p(double *p, double m, double v, const adam_constants *a) {
+static void library_v(double *v, double g, const exact_adam_constants *a) {
+    *v = a->beta2 * *v + (1 - a->beta2) * pow(g, 2.0);
+}
+static void library_p(double *p, double m, double v, const exact_adam_constants *a) {
     *p -= a->lr * (m / a->c1) / (pow(v / a->c2, 0.5) + a->eps);
 }
 
@@ -38,7 +40,7 @@ typedef struct {
  * A square next to a tie matters where its neighbour makes another v. Squares below LOWEST_RESULT other than
  * 0, and large v, are left to the library. A root below LOWEST_RESULT is lost in eps. */
 static void adam_moments(adam_half *half, double *restrict m, double *restrict v, const double *restrict grads, ptrdiff_t n,
-                         const adam_constants *a, unsigned ask) {
+                         const exact_adam_constants *a, unsigned ask) {
     const vec beta1 = splat(a->beta1), rest1 = splat(1 - a->beta1), beta2 = splat(a->beta2), rest2 = splat(1 - a->beta2);
     const divisor by_c2 = divisor_of(a->c2);
     for (ptrdiff_t i = 0; i < n; i += VL) {
@@ -62,7 +64,7 @@ static void adam_moments(adam_half *half, double *restrict m, double *restrict v
  * A root next to a tie matters where p comes out differently for an update that is up to 2^-50 of itself
  * larger or smaller; an ulp of the root, and the roundings after it, make 0.75 of that. */
 static void adam_params(adam_half *half, double *restrict p, const double *restrict m, ptrdiff_t n,
-                        const adam_constants *a) {
+                        const exact_adam_constants *a) {
     const vec lr = splat(a->lr), eps = splat(a->eps);
     const divisor by_c1 = divisor_of(a->c1);
     for (ptrdiff_t i = 0; i < n; i += VL) {
@@ -75,7 +77,7 @@ static void adam_params(adam_half *half, double *restrict p, const double *restr
     }
 }
 
-static void adam_chunk(double *p, double *m, double *v, const double *grads, ptrdiff_t n, const adam_constants *a,
+static void adam_chunk(double *p, double *m, double *v, const double *grads, ptrdiff_t n, const exact_adam_constants *a,
                        unsigned ask) {
     adam_half half;
     const ptrdiff_t whole = n / VL * VL;
@@ -95,9 +97,9 @@ static void adam_chunk(double *p, double *m, double *v, const double *grads, ptr
 }
 
 /* One step; `ask` as in exact/math.h. An eps that could be less than the roots asks always. */
-static void adam_step(double *p, double *m, double *v, const double *grads, ptrdiff_t n, double lr, const mgf_adam *adam,
-                      double step, unsigned ask) {
-    const adam_constants a = {
+static void exact_adam_step(double *p, double *m, double *v, const double *grads, ptrdiff_t n, double lr,
+                            const mgf_adam *adam, double step, unsigned ask) {
+    const exact_adam_constants a = {
         lr, adam->beta1, adam->beta2, adam->eps, 1 - pow(adam->beta1, step), 1 - pow(adam->beta2, step)};
     if (!(a.eps >= 0x1p-80)) ask = ALL_LANES;
     for (ptrdiff_t i = 0; i < n; i += ADAM_CHUNK)

@@ -10,7 +10,7 @@
 /* ---- rmsnorm ---- */
 
 /* ms = sum x^2 * C^-1 + eps,  scale = ms^-0.5,  y = x * scale          y, x [C, T]; ms, scale [T] */
-static void rmsnorm_forward(const model *g, double *y, double *ms, double *scale, const double *x) {
+static void exact_rmsnorm_forward(const model *g, double *y, double *ms, double *scale, const double *x) {
     for (ptrdiff_t t = 0; t < g->n; t += VL) {
         vec sum = {0};
         for (ptrdiff_t i = 0; i < g->C; i++) {
@@ -27,8 +27,8 @@ static void rmsnorm_forward(const model *g, double *y, double *ms, double *scale
 /* dscale = sum x * dy, i descending;  dms = C^-1 * ((-0.5 * ms^-1.5) * dscale)
  * dx += scale * dy, then + x * dms twice: x[i] is both factors of x * x. What dx holds before is the gradient
  * that came past the norm by the residual connection, the last reader of x[i] and so the first to give. */
-static void rmsnorm_backward(const model *g, double *dx, const double *dy, const double *x, const double *ms,
-                             const double *scale) {
+static void exact_rmsnorm_backward(const model *g, double *dx, const double *dy, const double *x, const double *ms,
+                                   const double *scale) {
     for (ptrdiff_t t = 0; t < g->n; t += VL) {
         vec dscale = {0}, s = load(scale + t);
         vec slope = splat(-0.5) * vpow(load(ms + t), INVERSE_ROOT_CUBED, g->ask);
@@ -86,8 +86,8 @@ static void softmax_of_keys(const model *g, double *e, double *total, double *in
 
 /* logit = (q . k, features ascending) * (D^0.5)^-1,  o = sum of e * total^-1 * v, keys ascending
  * q, o [C, T]; k, v [C, ld]; keys and values begin `first` positions before the queries */
-static void attention_forward(const model *g, const layer_values *v, const double *keys, const double *values, ptrdiff_t ld,
-                              ptrdiff_t first) {
+static void exact_attention_forward(const model *g, const layer_values *v, const double *keys, const double *values,
+                                    ptrdiff_t ld, ptrdiff_t first) {
     for (ptrdiff_t h = 0; h < g->H; h++)
         for (ptrdiff_t t = 0; t < g->n; t += VL) {
             ptrdiff_t seen = first + min_of(t + VL, g->n), at = h * g->D;
@@ -125,7 +125,7 @@ static void query_gradients(const model *g, const layer_values *v, double *dq, d
 
 /* dk[s] = sum of q * dlogit[s],  dv[s] = sum of do * weight[s], over queries, descending as all positions
  * dqkv [3C, T]; d_o [C, T] */
-static void attention_backward(const model *g, double *dqkv, const layer_values *v, const double *d_o) {
+static void exact_attention_backward(const model *g, double *dqkv, const layer_values *v, const double *d_o) {
     const ptrdiff_t T = g->T, C = g->C, n = g->n;
     for (ptrdiff_t h = 0; h < g->H; h++) {
         const ptrdiff_t at = h * g->D;
@@ -200,36 +200,36 @@ static void add(const model *g, double *y, const double *x) {
 
 /* a = rmsnorm(x), q k v = wqkv a */
 static void layer_begin(const model *g, const layer_values *v, layer_offsets at) {
-    rmsnorm_forward(g, v->a, v->ms_a, v->scale_a, v->x);
-    linear_forward(g, v->qkv, v->a, g->params + at.qkv, 3 * g->C, g->C);
+    exact_rmsnorm_forward(g, v->a, v->ms_a, v->scale_a, v->x);
+    exact_linear_forward(g, v->qkv, v->a, g->params + at.qkv, 3 * g->C, g->C);
 }
 /* y = wo o + x,  out = fc2 f(fc1 rmsnorm(y)) + y */
 static void layer_end(const model *g, double *out, const layer_values *v, layer_offsets at) {
-    linear_forward(g, v->y, v->o, g->params + at.wo, g->C, g->C);
+    exact_linear_forward(g, v->y, v->o, g->params + at.wo, g->C, g->C);
     add(g, v->y, v->x);
-    rmsnorm_forward(g, v->b, v->ms_b, v->scale_b, v->y);
-    linear_forward(g, v->r, v->b, g->params + at.fc1, g->F, g->C);
+    exact_rmsnorm_forward(g, v->b, v->ms_b, v->scale_b, v->y);
+    exact_linear_forward(g, v->r, v->b, g->params + at.fc1, g->F, g->C);
     activate(g, v);
-    linear_forward(g, out, v->f, g->params + at.fc2, g->C, g->F);
+    exact_linear_forward(g, out, v->f, g->params + at.fc2, g->C, g->F);
     add(g, out, v->y);
 }
 
 /* dx [C, T]: the gradient of the layer's output becomes that of its input */
 static void layer_backward(const model *g, double *dx, const layer_values *v, layer_offsets at) {
     const double *w = g->params;
-    linear_backward(g, g->df, dx, w + at.fc2, g->C, g->F);
-    linear_weight_backward(g, g->grads + at.fc2, dx, v->f, g->C, g->F);
+    exact_linear_backward(g, g->df, dx, w + at.fc2, g->C, g->F);
+    exact_linear_weight_backward(g, g->grads + at.fc2, dx, v->f, g->C, g->F);
     activate_backward(g, g->df, v);
-    linear_backward(g, g->dc, g->df, w + at.fc1, g->F, g->C);
-    linear_weight_backward(g, g->grads + at.fc1, g->df, v->b, g->F, g->C);
-    rmsnorm_backward(g, dx, g->dc, v->y, v->ms_b, v->scale_b);
+    exact_linear_backward(g, g->dc, g->df, w + at.fc1, g->F, g->C);
+    exact_linear_weight_backward(g, g->grads + at.fc1, g->df, v->b, g->F, g->C);
+    exact_rmsnorm_backward(g, dx, g->dc, v->y, v->ms_b, v->scale_b);
 
-    linear_backward(g, g->dc, dx, w + at.wo, g->C, g->C);
-    linear_weight_backward(g, g->grads + at.wo, dx, v->o, g->C, g->C);
-    attention_backward(g, g->dqkv, v, g->dc);
+    exact_linear_backward(g, g->dc, dx, w + at.wo, g->C, g->C);
+    exact_linear_weight_backward(g, g->grads + at.wo, dx, v->o, g->C, g->C);
+    exact_attention_backward(g, g->dqkv, v, g->dc);
     qkv_backward(g, g->dc, g->dqkv, w + at.qkv);
-    linear_weight_backward(g, g->grads + at.qkv, g->dqkv, v->a, 3 * g->C, g->C);
-    rmsnorm_backward(g, dx, g->dc, v->x, v->ms_a, v->scale_a);
+    exact_linear_weight_backward(g, g->grads + at.qkv, g->dqkv, v->a, 3 * g->C, g->C);
+    exact_rmsnorm_backward(g, dx, g->dc, v->x, v->ms_a, v->scale_a);
 }
 
 #endif

@@ -95,20 +95,20 @@ static void transposed(double *to, ptrdiff_t ld_to, const double *from, ptrdiff_
 /* ---- linear layers: w [O, I], activations feature-major ---- */
 
 /* y [O, T] = w x: inputs ascending */
-static void linear_forward(const model *g, double *y, const double *x, const double *w, ptrdiff_t O,
+static void exact_linear_forward(const model *g, double *y, const double *x, const double *w, ptrdiff_t O,
                            ptrdiff_t I) {
     rows_ascending(y, g->T, x, g->T, w, I, O, padded(g->n), I);
 }
 /* dx [I, T] = w^T dy: an input feeds all outputs, which were visited in ascending order and give in
  * descending order */
-static void linear_backward(const model *g, double *dx, const double *dy, const double *w, ptrdiff_t O,
+static void exact_linear_backward(const model *g, double *dx, const double *dy, const double *w, ptrdiff_t O,
                             ptrdiff_t I) {
     columns_descending(dx, g->T, dy, g->T, w, I, I, padded(g->n), O);
 }
 /* dw [O, I] = dy x^T: positions descending */
-static void linear_weight_backward(const model *g, double *dw, const double *dy, const double *x, ptrdiff_t O,
+static void exact_linear_weight_backward(const model *g, double *dw, const double *dy, const double *x, ptrdiff_t O,
                                    ptrdiff_t I) {
-    const ptrdiff_t ld = row_stride(I);
+    const ptrdiff_t ld = position_stride(I);
     transposed(g->rows, ld, x, g->T, I, g->n);
     rows_descending(dw, I, g->rows, ld, dy, g->T, O, I, g->n);
 }

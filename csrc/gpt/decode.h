@@ -30,8 +30,8 @@ typedef struct {
 static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void *memory) {
     gpt *g = &d->g;
     gpt_lay_out(g, c, B, B, NULL);
-    arena a = {memory ? (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63) : NULL, 0};
-    g->packed = TAKE_REALS(&a, packed_total(g));
+    arena a = arena_in(memory);
+    g->packed = TAKE_REALS(&a, g->packed_size);
     g->tokens = take(&a, B, sizeof(int32_t)), g->positions = take(&a, B, sizeof(int32_t));
     g->x = TAKE_REALS(&a, B * g->ld_c), g->h0 = TAKE_REALS(&a, B * g->ld_c), g->rstd0 = TAKE_REALS(&a, B);
     g->layers = TAKE_REALS(&a, g->layer_size), g->layer_size = 0;
@@ -42,13 +42,12 @@ static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void
     d->scores = TAKE_REALS(&a, B * d->ld_scores);
     d->weights = take(&a, B * g->V, sizeof(double));
     d->slots = NULL, d->drawn = NULL;
-    return a.used + 64;
+    return arena_size(&a);
 }
 
-static void pack_weights(decoder *d, const real *params) {
+static void decoder_begin(decoder *d, const real *params) {
     d->g.params = params;
-    phase p = {.g = &d->g};
-    mgf_pool_run(NULL, weight_blocks(&d->g, 0, weight_count(&d->g)), pack_block, &p);
+    pack_weights(&d->g, NULL);
 }
 
 /* scores[h, t] = q[h] . k[t, h] for n keys of H heads, and something for those that fill the last vector; factors[h] = the
@@ -113,15 +112,14 @@ INLINE ptrdiff_t cache_at(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
 }
 
 /* row i attends to the keys of its stream, its own the last of them */
-static void attend_row(const phase *p, ptrdiff_t i) {
-    const decoder *d = (const decoder *)p->g;
-    const gpt *g = p->g;
-    layer_activations y = activations(g, p->layer);
+static void attend_row(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
+    const gpt *g = &d->g;
+    layer_activations y = activations_of(g, layer);
     const ptrdiff_t C = g->C, H = g->H, D = g->D, position = g->positions[i], n = position + 1;
     const real *q = y.qkv + i * g->ld_3c, *k = q + C, *v = k + C;
     const real scale = (real)(1 / sqrt((double)D));
     real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
-    real *keys = d->keys + cache_at(d, p->layer, i), *values = d->values + cache_at(d, p->layer, i);
+    real *keys = d->keys + cache_at(d, layer, i), *values = d->values + cache_at(d, layer, i);
 
     /* all heads' scores, then their probabilities, then the outputs: each a chain of its own, so that none is waited for */
     for (ptrdiff_t c = 0; c < C; c++) keys[position / VL * VL * C + c * VL + position % VL] = k[c];
@@ -164,13 +162,12 @@ static int32_t draw_token(mgf_random *random, real *logits, double *weights, ptr
 /* a block of rows, from the embedding to the logits, or to the next tokens: streams need nothing of one another, so no
  * thread waits for another */
 static void decode_rows(void *context, ptrdiff_t item) {
-    phase p = *(const phase *)context;
-    const gpt *g = p.g;
-    const decoder *d = (const decoder *)g;
+    decoder *d = context;
+    gpt *g = &d->g;
     row_range r = rows_of(g, item);
-    for (p.layer = 0; p.layer <= g->L; p.layer++) {
-        forward_rows(&p, item);
-        for (ptrdiff_t i = r.first; p.layer < g->L && i < r.first + r.rows; i++) attend_row(&p, i);
+    for (ptrdiff_t layer = 0; layer <= g->L; layer++) {
+        forward_block(g, layer, r);
+        for (ptrdiff_t i = r.first; layer < g->L && i < r.first + r.rows; i++) attend_row(d, layer, i);
     }
     for (ptrdiff_t i = r.first; d->drawn && i < r.first + r.rows; i++)
         d->drawn[i] = !d->randoms[i] ? -1 : draw_token(d->randoms[i], g->logits + i * g->ld_v, d->weights + i * g->V, g->V,
@@ -184,10 +181,9 @@ static void decode(decoder *d, const int32_t *tokens, const int32_t *positions, 
     memcpy(g->positions, positions, (size_t)n * sizeof *positions);
     g->N = n;
     /* every block reads all weights: one for each thread, if that is work enough to wake it for */
-    ptrdiff_t work = n * (12 * g->L * g->C * g->C + g->V * g->C);
+    const ptrdiff_t work = n * product_weights(&g->config);
     g->row_block = work < DECODE_WORK ? n : blocks_of(n, mgf_pool_threads(pool));
-    phase p = {.g = g};
-    mgf_pool_run(pool, row_blocks(g), decode_rows, &p);
+    mgf_pool_run(pool, row_blocks(g), decode_rows, d);
 }
 
 #endif

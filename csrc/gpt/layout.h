@@ -4,28 +4,31 @@
 
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/gemm.h"
-#include "microgpt_fast.h"
+#include "parameters.h"
 
-/* One weight matrix [O, C]: where it begins in the flat buffer, and its packed transpose in the workspace. */
+/* One weight matrix [O, C] as products take it: where it begins in the flat buffer, and its packed transpose in the
+ * workspace. */
 typedef struct {
     ptrdiff_t at, O, C, packed_at;
 } weight;
 
-/* the matrices of a layer; wq, wk and wv are neighbours and count as one [3C, C] */
-enum { QKV, WO, FC1, FC2, MATRICES };
+/* the weights of a layer; wq, wk and wv are neighbours in the table and count as one [3C, C] */
+typedef enum { QKV, WO, FC1, FC2, WEIGHTS } layer_weight_id;
 
 typedef struct {
     real *h1, *rstd1; /* [N, C], [N]    what the attention reads: rmsnorm of the residual stream */
     real *qkv;        /* [N, 3C] */
     real *o, *lse;    /* [N, C], [N, H] the attention's output and softmax statistics */
     real *h2, *rstd2; /* [N, C], [N]    what the feed-forward block reads */
-    real *r, *a;      /* [N, 4C]        max(h2 fc1^T, 0), and its square (RELU2) or r itself */
+    real *h, *a;      /* [N, F]         h2 fc1^T, and f of it; one and the same where f' can do with a */
 } layer_activations;
 
 typedef struct {
     mgf_config config;
-    ptrdiff_t L, C, H, D, F, V, T;     /* F = 4C */
+    parameter_table table;
+    ptrdiff_t L, C, H, D, F, V, T;     /* F: width of the feed-forward layers */
     ptrdiff_t N, B;                    /* rows and documents of the batch at hand */
     ptrdiff_t ld_c, ld_3c, ld_f, ld_v; /* row strides of [N, C], [N, 3C], [N, F], [N, V] */
 
@@ -45,39 +48,41 @@ typedef struct {
     real *delta;     /* [N, H] */
     real *grads;     /* [P] of a training step */
 
+    const activation_functions *f;
+    weight lm_head, of_layer[WEIGHTS]; /* those of layers: of layer 0 */
+    ptrdiff_t packed_layer;            /* from a layer's packed weights to the next one's */
+    ptrdiff_t packed_size;             /* elements of all packed weights */
+
     const real *params;
     int accumulate;      /* grads += rather than = */
     ptrdiff_t row_block; /* rows that pass through a layer's matrices together */
 } gpt;
 
-INLINE ptrdiff_t num_params(const mgf_config *c) {
-    return (2 * c->vocab_size + c->block_size) * c->n_embd + c->n_layer * 12 * c->n_embd * c->n_embd;
+/* the weight that begins with parameter p and takes O rows; its packed transpose goes to *packed */
+INLINE weight place_weight(const mgf_parameter *p, ptrdiff_t O, ptrdiff_t *packed) {
+    weight w = {p->at, O, p->columns, *packed};
+    *packed += packed_size(O, p->columns);
+    return w;
 }
 
-/* Matrix 0 is lm_head, 1 + l * MATRICES + m is matrix m of layer l. */
-INLINE ptrdiff_t weight_count(const gpt *g) { return 1 + g->L * MATRICES; }
-INLINE weight weight_at(const gpt *g, ptrdiff_t index) {
-    const ptrdiff_t C = g->C, square = C * C, head = padded(g->V) * C;
-    if (index == 0) return (weight){(g->V + g->T) * C, g->V, C, 0};
-    ptrdiff_t layer = (index - 1) / MATRICES;
-    ptrdiff_t at = (2 * g->V + g->T) * C + layer * 12 * square;
-    ptrdiff_t packed_layer = packed_size(3 * C, C) + packed_size(C, C) + packed_size(g->F, C) + packed_size(C, g->F);
-    ptrdiff_t packed_at = head + layer * packed_layer;
-    switch ((index - 1) % MATRICES) {
-    case QKV: return (weight){at, 3 * C, C, packed_at};
-    case WO: return (weight){at + 3 * square, C, C, packed_at + packed_size(3 * C, C)};
-    case FC1: return (weight){at + 4 * square, g->F, C, packed_at + packed_size(3 * C, C) + packed_size(C, C)};
-    default:
-        return (weight){at + 8 * square, C, g->F,
-                        packed_at + packed_size(3 * C, C) + packed_size(C, C) + packed_size(g->F, C)};
-    }
+/* where every weight lies */
+INLINE void place_weights(gpt *g) {
+    const mgf_parameter *p = g->table.layer;
+    ptrdiff_t packed = 0;
+    g->lm_head = place_weight(&g->table.outside[LM_HEAD], g->V, &packed);
+    const ptrdiff_t first_layer = packed;
+    g->of_layer[QKV] = place_weight(&p[ATTN_WQ], p[ATTN_WQ].rows + p[ATTN_WK].rows + p[ATTN_WV].rows, &packed);
+    g->of_layer[WO] = place_weight(&p[ATTN_WO], p[ATTN_WO].rows, &packed);
+    g->of_layer[FC1] = place_weight(&p[MLP_FC1], p[MLP_FC1].rows, &packed);
+    g->of_layer[FC2] = place_weight(&p[MLP_FC2], p[MLP_FC2].rows, &packed);
+    g->packed_layer = packed - first_layer;
+    g->packed_size = first_layer + g->L * g->packed_layer;
 }
-INLINE weight layer_weight(const gpt *g, ptrdiff_t layer, int matrix) {
-    return weight_at(g, 1 + layer * MATRICES + matrix);
-}
-INLINE ptrdiff_t packed_total(const gpt *g) {
-    weight last = weight_at(g, weight_count(g) - 1);
-    return last.packed_at + packed_size(last.O, last.C);
+
+INLINE weight layer_weight(const gpt *g, ptrdiff_t layer, layer_weight_id id) {
+    weight w = g->of_layer[id];
+    w.at += layer * g->table.layer_size, w.packed_at += layer * g->packed_layer;
+    return w;
 }
 
 /* Row stride of [N, n]: whole cache lines, an odd number of them, so that a column does not fall into few cache sets. */
@@ -86,18 +91,6 @@ INLINE ptrdiff_t row_stride(ptrdiff_t n) {
     ptrdiff_t lines = (n + line - 1) / line;
     return (lines + (lines % 2 == 0)) * line;
 }
-
-/* Cuts consecutive pieces of whole cache lines from a buffer; with no buffer it only counts. */
-typedef struct {
-    char *base;
-    size_t used;
-} arena;
-INLINE void *take(arena *a, ptrdiff_t count, size_t size) {
-    void *piece = a->base ? a->base + a->used : NULL;
-    a->used += ((size_t)count * size + 63) / 64 * 64;
-    return piece;
-}
-#define TAKE_REALS(a, count) ((real *)take(a, count, sizeof(real)))
 
 /* the pieces of one layer's activations, from its part of the workspace */
 INLINE layer_activations layer_pieces(const gpt *g, arena *a, ptrdiff_t N) {
@@ -109,34 +102,39 @@ INLINE layer_activations layer_pieces(const gpt *g, arena *a, ptrdiff_t N) {
         .lse = TAKE_REALS(a, N * g->H),
         .h2 = TAKE_REALS(a, N * g->ld_c),
         .rstd2 = TAKE_REALS(a, N),
-        .r = TAKE_REALS(a, N * g->ld_f),
+        .h = TAKE_REALS(a, N * g->ld_f),
     };
-    y.a = g->config.activation == MGF_RELU2 ? TAKE_REALS(a, N * g->ld_f) : y.r;
+    y.a = g->f->needs_input ? TAKE_REALS(a, N * g->ld_f) : y.h;
     return y;
 }
-INLINE layer_activations activations(const gpt *g, ptrdiff_t layer) {
+INLINE layer_activations activations_of(const gpt *g, ptrdiff_t layer) {
     arena a = {(char *)(g->layers + layer * g->layer_size), 0};
     return layer_pieces(g, &a, g->N);
 }
 
 /* Lays the workspace out for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
 static size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
-    *g = (gpt){.config = *c,
-               .L = c->n_layer,
-               .C = c->n_embd,
-               .H = c->n_head,
-               .D = c->n_embd / c->n_head,
-               .F = 4 * c->n_embd,
-               .V = c->vocab_size,
-               .T = c->block_size,
-               .N = N,
-               .B = B};
+    *g = (gpt){
+        .config = *c,
+        .table = parameters_of(c),
+        .L = c->n_layer,
+        .C = c->n_embd,
+        .H = c->n_head,
+        .D = c->n_embd / c->n_head,
+        .V = c->vocab_size,
+        .T = c->block_size,
+        .N = N,
+        .B = B,
+        .f = &activations[c->activation],
+    };
+    g->F = g->table.layer[MLP_FC1].rows;
+    place_weights(g);
     g->ld_c = row_stride(g->C), g->ld_3c = row_stride(3 * g->C), g->ld_f = row_stride(g->F), g->ld_v = row_stride(g->V);
-    arena a = {workspace ? (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63) : NULL, 0};
+    arena a = arena_in(workspace);
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
     g->row_weight = TAKE_REALS(&a, N), g->row_loss = TAKE_REALS(&a, N);
-    g->packed = TAKE_REALS(&a, packed_total(g));
+    g->packed = TAKE_REALS(&a, g->packed_size);
     g->h0 = TAKE_REALS(&a, N * g->ld_c), g->rstd0 = TAKE_REALS(&a, N), g->x = TAKE_REALS(&a, N * g->ld_c);
     g->logits = TAKE_REALS(&a, N * g->ld_v);
     arena one_layer = {NULL, 0};
@@ -147,8 +145,8 @@ static size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
     g->dh = TAKE_REALS(&a, N * g->ld_c), g->d_o = TAKE_REALS(&a, N * g->ld_c);
     g->df = TAKE_REALS(&a, N * g->ld_f), g->dqkv = TAKE_REALS(&a, N * g->ld_3c);
     g->delta = TAKE_REALS(&a, N * g->H);
-    g->grads = TAKE_REALS(&a, num_params(c));
-    return a.used + 64;
+    g->grads = TAKE_REALS(&a, g->table.count);
+    return arena_size(&a);
 }
 
 /* rows of a batch of B documents */

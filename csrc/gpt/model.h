@@ -47,7 +47,7 @@ INLINE ptrdiff_t row_block_size(ptrdiff_t N, ptrdiff_t threads) {
 INLINE ptrdiff_t row_blocks(const gpt *g) { return blocks_of(g->N, g->row_block); }
 INLINE row_range rows_of(const gpt *g, ptrdiff_t item) { return block_at(item, g->N, g->row_block); }
 
-/* y [rows, O] (mode)= x w^T, by the packed transpose */
+/* y [rows, O] (mode)= x w^T, by the packed transpose; mode: STORE or ADD */
 INLINE void times_transposed(const gpt *g, tile_mode mode, row_range r, weight w, const real *x, ptrdiff_t ld_x, real *y,
                              ptrdiff_t ld_y) {
     gemm(0, mode, r.rows, padded(w.O), w.C, x + r.first * ld_x, ld_x, packed(g->packed + w.packed_at, w.C),
@@ -73,7 +73,7 @@ INLINE void normalise_backward(const gpt *g, row_range r, real *dx, const real *
 /* ---- forward */
 
 static void embed(gpt *g, row_range r) {
-    const real *wte = g->params, *wpe = wte + g->V * g->C;
+    const real *wte = g->params + g->table.outside[WTE].at, *wpe = g->params + g->table.outside[WPE].at;
     for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
         add_rows(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
     normalise(g, r, g->x, g->h0, g->rstd0);
@@ -81,22 +81,24 @@ static void embed(gpt *g, row_range r) {
 }
 
 static void qkv_forward(gpt *g, ptrdiff_t layer, row_range r) {
-    layer_activations y = activations(g, layer);
+    layer_activations y = activations_of(g, layer);
     normalise(g, r, g->x, y.h1, y.rstd1);
     times_transposed(g, STORE, r, layer_weight(g, layer, QKV), y.h1, g->ld_c, y.qkv, g->ld_3c);
 }
 
 static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
-    layer_activations y = activations(g, layer);
+    layer_activations y = activations_of(g, layer);
     times_transposed(g, ADD, r, layer_weight(g, layer, WO), y.o, g->ld_c, g->x, g->ld_c);
     normalise(g, r, g->x, y.h2, y.rstd2);
-    times_transposed(g, RELU, r, layer_weight(g, layer, FC1), y.h2, g->ld_c, y.r, g->ld_f);
-    if (y.a != y.r) activate(y.a + r.first * g->ld_f, g->ld_f, y.r + r.first * g->ld_f, g->ld_f, r.rows, g->F, MGF_RELU2);
+    weight fc1 = layer_weight(g, layer, FC1);
+    gemm_activated(ACTIVATE, g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
+                   packed(g->packed + fc1.packed_at, fc1.C), y.h + r.first * g->ld_f, g->ld_f, y.a + r.first * g->ld_f,
+                   g->ld_f);
     times_transposed(g, ADD, r, layer_weight(g, layer, FC2), y.a, g->ld_f, g->x, g->ld_c);
 }
 
-static void head_forward(gpt *g, row_range r) {
-    times_transposed(g, STORE, r, weight_at(g, 0), g->x, g->ld_c, g->logits, g->ld_v);
+static void lm_head_forward(gpt *g, row_range r) {
+    times_transposed(g, STORE, r, g->lm_head, g->x, g->ld_c, g->logits, g->ld_v);
 }
 
 /* logits become their gradient, row_loss the loss */
@@ -105,25 +107,27 @@ static void loss_rows(gpt *g, row_range r) {
         g->row_loss[i] = cross_entropy_row(g->logits + i * g->ld_v, g->targets[i], g->row_weight[i], g->V);
 }
 
-/* Item of phase `layer`: the rows leave layer - 1 (or the embedding) and enter the layer (or the head). */
+/* What the items of a phase share. In forward, phase `layer` takes rows out of layer - 1 (or the embedding) and into the
+ * layer (or lm_head); in backward, their gradient out of layer + 1 (or lm_head) and into the layer (or the embedding). */
 typedef struct {
     gpt *g;
     ptrdiff_t layer;
-    ptrdiff_t chunk; /* pairs that make an item */
+    ptrdiff_t chunk; /* pairs of (document, head) that make an item of the attention */
     ptrdiff_t items; /* of layer_gradients */
 } phase;
 
+static void forward_block(gpt *g, ptrdiff_t layer, row_range r) {
+    if (layer == 0) embed(g, r);
+    else block_forward(g, layer - 1, r);
+    if (layer < g->L) qkv_forward(g, layer, r);
+    else lm_head_forward(g, r);
+}
 static void forward_rows(void *context, ptrdiff_t item) {
-    phase *p = context;
-    gpt *g = p->g;
-    row_range r = rows_of(g, item);
-    if (p->layer == 0) embed(g, r);
-    else block_forward(g, p->layer - 1, r);
-    if (p->layer < g->L) qkv_forward(g, p->layer, r);
-    else head_forward(g, r);
+    const phase *p = context;
+    forward_block(p->g, p->layer, rows_of(p->g, item));
 }
 
-/* pairs of (document, head), a chunk of them an item */
+/* the pair's head of its document, in qkv; *row becomes the document's first */
 static head head_of(const gpt *g, const real *qkv, ptrdiff_t pair, ptrdiff_t *row) {
     ptrdiff_t document = pair / g->H, h = pair % g->H;
     *row = g->cu_seqlens[document];
@@ -139,7 +143,7 @@ static ptrdiff_t heads_per_item(const gpt *g) {
 static void forward_heads(void *context, ptrdiff_t item) {
     phase *p = context;
     gpt *g = p->g;
-    layer_activations y = activations(g, p->layer);
+    layer_activations y = activations_of(g, p->layer);
     row_range pairs = block_at(item, g->B * g->H, p->chunk);
     for (ptrdiff_t pair = pairs.first; pair < pairs.first + pairs.rows; pair++) {
         ptrdiff_t row, h = pair % g->H;
@@ -148,30 +152,43 @@ static void forward_heads(void *context, ptrdiff_t item) {
     }
 }
 
-/* a block of rows of a weight: its packed transpose */
-static weight weight_block(const gpt *g, ptrdiff_t item, ptrdiff_t first_weight, row_range *r) {
-    weight w = weight_at(g, first_weight);
-    for (ptrdiff_t i = first_weight; item >= blocks_of(w.O, WEIGHT_BLOCK); w = weight_at(g, ++i))
-        item -= blocks_of(w.O, WEIGHT_BLOCK);
-    *r = block_at(item, w.O, WEIGHT_BLOCK);
-    return w;
+/* Items that are blocks of a weight's rows: of lm_head, and of each weight of a layer. */
+typedef struct {
+    weight w;
+    layer_weight_id id; /* of a layer's weight */
+    row_range rows;
+} weight_block;
+
+/* block `item` of a layer's weights, from the first to the last */
+static weight_block layer_weight_block(const gpt *g, ptrdiff_t layer, ptrdiff_t item) {
+    layer_weight_id id = QKV;
+    for (ptrdiff_t blocks; item >= (blocks = blocks_of(g->of_layer[id].O, WEIGHT_BLOCK)); id++) item -= blocks;
+    return (weight_block){layer_weight(g, layer, id), id, block_at(item, g->of_layer[id].O, WEIGHT_BLOCK)};
 }
-static ptrdiff_t weight_blocks(const gpt *g, ptrdiff_t first_weight, ptrdiff_t end) {
+static ptrdiff_t lm_head_blocks(const gpt *g) { return blocks_of(g->lm_head.O, WEIGHT_BLOCK); }
+static ptrdiff_t layer_blocks(const gpt *g) {
     ptrdiff_t items = 0;
-    for (ptrdiff_t i = first_weight; i < end; i++) items += blocks_of(weight_at(g, i).O, WEIGHT_BLOCK);
+    for (int id = QKV; id < WEIGHTS; id++) items += blocks_of(g->of_layer[id].O, WEIGHT_BLOCK);
     return items;
 }
+
+/* the packed transpose of a block, of lm_head first, then of layer after layer */
 static void pack_block(void *context, ptrdiff_t item) {
-    gpt *g = ((phase *)context)->g;
-    row_range r;
-    weight w = weight_block(g, item, 0, &r);
-    pack_transposed(g->packed + w.packed_at, g->params + w.at, w.C, w.O, w.C, r.first, r.first + r.rows);
+    const gpt *g = context;
+    const ptrdiff_t of_head = lm_head_blocks(g), in_layers = item - of_head;
+    weight_block b = {g->lm_head, 0, block_at(item, g->lm_head.O, WEIGHT_BLOCK)};
+    if (in_layers >= 0) b = layer_weight_block(g, in_layers / layer_blocks(g), in_layers % layer_blocks(g));
+    const weight w = b.w;
+    pack_transposed(g->packed + w.packed_at, g->params + w.at, w.C, w.O, w.C, b.rows.first, b.rows.first + b.rows.rows);
+}
+static void pack_weights(gpt *g, mgf_pool *pool) {
+    mgf_pool_run(pool, lm_head_blocks(g) + g->L * layer_blocks(g), pack_block, g);
 }
 
 static void forward(gpt *g, mgf_pool *pool) {
     g->row_block = row_block_size(g->N, mgf_pool_threads(pool));
     phase p = {.g = g, .chunk = heads_per_item(g)};
-    mgf_pool_run(pool, weight_blocks(g, 0, weight_count(g)), pack_block, &p);
+    pack_weights(g, pool);
     for (p.layer = 0; p.layer <= g->L; p.layer++) {
         mgf_pool_run(pool, row_blocks(g), forward_rows, &p);
         if (p.layer < g->L) mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), forward_heads, &p);
@@ -182,11 +199,10 @@ static void forward(gpt *g, mgf_pool *pool) {
 
 /* inverts block_forward down to the attention's output */
 static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
-    layer_activations y = activations(g, layer);
+    layer_activations y = activations_of(g, layer);
     weight fc2 = layer_weight(g, layer, FC2);
-    tile_mode gradient = g->config.activation == MGF_RELU2 ? RELU2_GRADIENT : RELU_GRADIENT;
-    gemm_aux(0, gradient, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c, plain(g->params + fc2.at, g->F),
-             g->df + r.first * g->ld_f, g->ld_f, y.r + r.first * g->ld_f, g->ld_f);
+    gemm_activated(ACTIVATE_GRADIENT, g->f, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c,
+                   plain(g->params + fc2.at, g->F), g->df + r.first * g->ld_f, g->ld_f, y.h + r.first * g->ld_f, g->ld_f);
     times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_f, g->dh, g->ld_c);
     normalise_backward(g, r, g->dx1, g->dx, g->dh, y.h2, y.rstd2);
     times_weight(g, r, layer_weight(g, layer, WO), g->dx1, g->ld_c, g->d_o, g->ld_c);
@@ -194,19 +210,18 @@ static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
 
 /* inverts qkv_forward */
 static void qkv_backward(gpt *g, ptrdiff_t layer, row_range r) {
-    layer_activations y = activations(g, layer);
+    layer_activations y = activations_of(g, layer);
     times_weight(g, r, layer_weight(g, layer, QKV), g->dqkv, g->ld_3c, g->dh, g->ld_c);
     normalise_backward(g, r, g->dx, g->dx1, g->dh, y.h1, y.rstd1);
 }
 
-/* Item of phase `layer`: the gradient leaves layer + 1 (or the head) and enters the layer (or the embedding). */
 static void backward_rows(void *context, ptrdiff_t item) {
     phase *p = context;
     gpt *g = p->g;
     row_range r = rows_of(g, item);
     if (p->layer == g->L - 1) {
         loss_rows(g, r);
-        times_weight(g, r, weight_at(g, 0), g->logits, g->ld_v, g->dx, g->ld_c);
+        times_weight(g, r, g->lm_head, g->logits, g->ld_v, g->dx, g->ld_c);
     } else {
         qkv_backward(g, p->layer + 1, r);
     }
@@ -217,7 +232,7 @@ static void backward_rows(void *context, ptrdiff_t item) {
 static void backward_heads(void *context, ptrdiff_t item) {
     phase *p = context;
     gpt *g = p->g;
-    layer_activations y = activations(g, p->layer);
+    layer_activations y = activations_of(g, p->layer);
     row_range pairs = block_at(item, g->B * g->H, p->chunk);
     for (ptrdiff_t pair = pairs.first; pair < pairs.first + pairs.rows; pair++) {
         ptrdiff_t row, h = pair % g->H;
@@ -233,29 +248,32 @@ static void weight_gradient(gpt *g, weight w, row_range r, const real *dy, ptrdi
     gemm(1, g->accumulate ? ADD : STORE, r.rows, w.C, g->N, dy + r.first, ld_dy, plain(x, ld_x),
          g->grads + w.at + r.first * w.C, w.C);
 }
-static void head_gradient(void *context, ptrdiff_t item) {
+static void lm_head_gradient(void *context, ptrdiff_t item) {
     gpt *g = ((phase *)context)->g;
-    weight w = weight_at(g, 0);
+    weight w = g->lm_head;
     weight_gradient(g, w, block_at(item, w.O, WEIGHT_BLOCK), g->logits, g->ld_v, g->x, g->ld_c);
 }
 /* from the layer's last weight to its first: fc2's rows are the longest, and a long item at the end keeps threads waiting */
 static void layer_gradients(void *context, ptrdiff_t item) {
     phase *p = context;
     gpt *g = p->g;
-    layer_activations y = activations(g, p->layer);
-    ptrdiff_t first = 1 + p->layer * MATRICES;
-    row_range r;
-    weight w = weight_block(g, p->items - 1 - item, first, &r);
-    if (w.at == weight_at(g, first + QKV).at) weight_gradient(g, w, r, g->dqkv, g->ld_3c, y.h1, g->ld_c);
-    else if (w.at == weight_at(g, first + WO).at) weight_gradient(g, w, r, g->dx1, g->ld_c, y.o, g->ld_c);
-    else if (w.at == weight_at(g, first + FC1).at) weight_gradient(g, w, r, g->df, g->ld_f, y.h2, g->ld_c);
-    else weight_gradient(g, w, r, g->dx, g->ld_c, y.a, g->ld_f);
+    layer_activations y = activations_of(g, p->layer);
+    const weight_block b = layer_weight_block(g, p->layer, p->items - 1 - item);
+    switch (b.id) {
+    case QKV: weight_gradient(g, b.w, b.rows, g->dqkv, g->ld_3c, y.h1, g->ld_c); break;
+    case WO: weight_gradient(g, b.w, b.rows, g->dx1, g->ld_c, y.o, g->ld_c); break;
+    case FC1: weight_gradient(g, b.w, b.rows, g->df, g->ld_f, y.h2, g->ld_c); break;
+    default: weight_gradient(g, b.w, b.rows, g->dx, g->ld_c, y.a, g->ld_f);
+    }
 }
 
 /* dwte, dwpe (+)= scattered rows of dx, in ascending order of rows */
 static void embedding_gradients(gpt *g) {
-    real *dwte = g->grads, *dwpe = dwte + g->V * g->C;
-    if (!g->accumulate) memset(dwte, 0, (size_t)((g->V + g->T) * g->C) * sizeof(real));
+    real *dwte = g->grads + g->table.outside[WTE].at, *dwpe = g->grads + g->table.outside[WPE].at;
+    if (!g->accumulate) {
+        memset(dwte, 0, (size_t)(g->V * g->C) * sizeof(real));
+        memset(dwpe, 0, (size_t)(g->T * g->C) * sizeof(real));
+    }
     for (ptrdiff_t i = 0; i < g->N; i++) {
         real *token = dwte + g->tokens[i] * g->C, *position = dwpe + g->positions[i] * g->C;
         add_rows(token, token, g->dx + i * g->ld_c, g->C);
@@ -267,11 +285,10 @@ static void backward(gpt *g, mgf_pool *pool) {
     phase p = {.g = g, .chunk = heads_per_item(g)};
     for (p.layer = g->L - 1; p.layer >= -1; p.layer--) {
         mgf_pool_run(pool, row_blocks(g), backward_rows, &p);
-        if (p.layer == g->L - 1) mgf_pool_run(pool, blocks_of(g->V, WEIGHT_BLOCK), head_gradient, &p);
+        if (p.layer == g->L - 1) mgf_pool_run(pool, lm_head_blocks(g), lm_head_gradient, &p);
         if (p.layer < 0) break;
         mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), backward_heads, &p);
-        ptrdiff_t first = 1 + p.layer * MATRICES;
-        p.items = weight_blocks(g, first, first + MATRICES);
+        p.items = layer_blocks(g);
         mgf_pool_run(pool, p.items, layer_gradients, &p);
     }
     embedding_gradients(g);

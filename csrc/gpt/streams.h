@@ -4,6 +4,7 @@
 
 #include "gpt/decode.h"
 #include "micro/decode.h"
+#include "serves.h"
 
 static size_t gpt_decoder_size(const mgf_config *config) {
     decoder d;
@@ -13,7 +14,7 @@ static size_t gpt_decoder_size(const mgf_config *config) {
 static void gpt_decoder_init(void *memory, const real *params, const mgf_config *config) {
     decoder d;
     decoder_lay_out(&d, config, 1, memory);
-    pack_weights(&d, params);
+    decoder_begin(&d, params);
 }
 
 static void decode_token(decoder *d, int32_t token, ptrdiff_t position) {
@@ -59,7 +60,7 @@ static size_t gpt_streams_size(const mgf_config *config, ptrdiff_t B) {
 static void gpt_streams_init(void *memory, const real *params, ptrdiff_t B, const mgf_config *config) {
     decoder d;
     decoder_lay_out(&d, config, B, memory);
-    pack_weights(&d, params);
+    decoder_begin(&d, params);
 }
 
 static void gpt_streams_decode(real *logits, const int32_t *slots, const int32_t *tokens, const int32_t *positions,

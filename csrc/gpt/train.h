@@ -4,8 +4,9 @@
 
 #include "base/denormals.h"
 #include "gpt/model.h"
-#include "micro/model.h"
 #include "gpt/update.h"
+#include "micro/model.h"
+#include "serves.h"
 
 static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
     (void)pool;
@@ -124,6 +125,27 @@ static double batch_gradient(gpt *g, const int32_t *tokens, const int64_t *start
     return loss;
 }
 
+/* gpt_train_steps of documents that are known to be good, for any model */
+static void general_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens,
+                                const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr,
+                                const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *workspace,
+                                mgf_pool *pool) {
+    for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
+        gpt g;
+        gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+        g.params = params;
+        losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);
+        adam_phase a = {
+            .p = params,
+            .m = m,
+            .v = v,
+            .g = g.grads,
+            .constants = adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step),
+        };
+        adam_all(&a, &g.table, config->n_layer, pool);
+    }
+}
+
 static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens,
                                  const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr,
                                  const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *workspace,
@@ -131,25 +153,12 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
     ptrdiff_t bad = first_bad_document(tokens, starts, lengths, k * B, config);
     if (bad >= 0) return bad;
     unsigned mode = denormals_flush();
-    if (micro_serves(config)) {
+    if (micro_serves(config))
         micro_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
                           pool);
-        k = 0;
-    }
-    for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
-        gpt g;
-        gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
-        g.params = params;
-        losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);
-        adam_phase a = {params,
-                        m,
-                        v,
-                        g.grads,
-                        num_params(config),
-                        adam_at(lr[step], adam->beta1, adam->beta2, adam->eps, adam->weight_decay, first_step + step),
-                        0};
-        adam_blocks(&a, pool);
-    }
+    else
+        general_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
+                            pool);
     denormals_restore(mode);
     return -1;
 }

@@ -14,7 +14,7 @@ typedef struct {
     real scale;
 } adam_constants;
 
-/* what a gradient is to be multiplied with for adam_step */
+/* what a gradient is to be multiplied with for adam_moved */
 INLINE double adam_scale(double beta2) { return sqrt(1 - beta2); }
 
 /* 1 - beta^step: exactly 1 when beta^step <= exp(-(1 - beta) step) is less than half of 1's last place */
@@ -36,8 +36,14 @@ INLINE adam_constants adam_at(double lr, double beta1, double beta2, double eps,
     };
 }
 
+/* the same step for what weight decay does not apply to */
+INLINE adam_constants without_decay(adam_constants a) {
+    a.keep = splat(1), a.decays = 0;
+    return a;
+}
+
 /* one vector of parameters after the step, d being the scaled gradient; the moments are replaced */
-INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int decays, const int root_by_steps) {
+INLINE vec adam_moved(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int decays, const int root_by_steps) {
     *m = a->beta1 * *m + a->share * d;
     *v = d * d + a->beta2 * *v;
     if (decays) p *= a->keep;
@@ -47,14 +53,14 @@ INLINE vec adam_step(vec p, vec *m, vec *v, vec d, const adam_constants *a, cons
 }
 
 INLINE void adam_vector(real *p, real *m, real *v, vec d, const adam_constants *a, int n) {
-    vec first = load_n(m, n), second = load_n(v, n), moved = adam_step(load_n(p, n), &first, &second, d, a, a->decays, 0);
+    vec first = load_n(m, n), second = load_n(v, n), moved = adam_moved(load_n(p, n), &first, &second, d, a, a->decays, 0);
     store_n(m, first, n);
     store_n(v, second, n);
     store_n(p, moved, n);
 }
 INLINE void adam_whole_vector(real *p, real *m, real *v, vec d, const adam_constants *a, const int decays,
                               const int root_by_steps) {
-    vec first = load(m), second = load(v), moved = adam_step(load(p), &first, &second, d, a, decays, root_by_steps);
+    vec first = load(m), second = load(v), moved = adam_moved(load(p), &first, &second, d, a, decays, root_by_steps);
     store(m, first);
     store(v, second);
     store(p, moved);

@@ -9,7 +9,7 @@
 #define MGF_ATTENTION_H
 
 #include "base/gemm.h"
-#include "kernels/rmsnorm.h"
+#include "base/rows.h"
 
 enum {
     QUERIES = VL,
@@ -93,8 +93,9 @@ static void attention_head(real *o, ptrdiff_t ld_o, real *lse, ptrdiff_t ld_lse,
             score_block(scores, transposed, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
             if (k + keys > q || h.slope != 0) mask_scores(scores, b, k, keys, h.slope);
             softmax_block(scores, keys, &largest, &total, rescale, k + keys == visible);
-            gemm_aux(1, k ? ROW_SCALE_ADD : STORE, b.rows, h.D, keys, scores, QUERIES, plain(h.v + k * h.ld, h.ld),
-                     o + q * ld_o, ld_o, rescale, 1);
+            matrix v = plain(h.v + k * h.ld, h.ld);
+            if (k) gemm_scaled(b.rows, h.D, keys, scores, QUERIES, v, o + q * ld_o, ld_o, rescale);
+            else gemm(1, STORE, b.rows, h.D, keys, scores, QUERIES, v, o + q * ld_o, ld_o);
         }
         vec log_sum = largest + vlog(total);
         for (int lane = 0; lane < b.rows; lane++) lse[(q + lane) * ld_lse] = log_sum[lane];

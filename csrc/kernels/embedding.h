@@ -2,20 +2,12 @@
 #ifndef MGF_EMBEDDING_H
 #define MGF_EMBEDDING_H
 
-#include "base/simd.h"
+#include "base/rows.h"
 
 INLINE ptrdiff_t first_bad_row(const int32_t *tokens, const int32_t *positions, ptrdiff_t N, ptrdiff_t V, ptrdiff_t T) {
     for (ptrdiff_t i = 0; i < N; i++)
         if (tokens[i] < 0 || tokens[i] >= V || positions[i] < 0 || positions[i] >= T) return i;
     return -1;
-}
-
-/* to = a + b over C elements */
-INLINE void add_rows(real *to, const real *a, const real *b, ptrdiff_t C) {
-    for (ptrdiff_t c = 0; c < C; c += VL) {
-        int n = lanes_left(c, C);
-        store_n(to + c, load_n(a + c, n) + load_n(b + c, n), n);
-    }
 }
 
 static ptrdiff_t embedding_forward(real *x, const int32_t *tokens, const int32_t *positions, const real *wte,

@@ -3,19 +3,7 @@
 #ifndef MGF_RMSNORM_H
 #define MGF_RMSNORM_H
 
-#include "base/simd.h"
-
-/* sum over C of a * b, in every lane; two chains, so that one addition's latency does not set the pace */
-INLINE vec dot_row(const real *a, const real *b, ptrdiff_t C) {
-    vec even = {0}, odd = {0};
-    ptrdiff_t c = 0;
-    for (; c + 2 * VL <= C; c += 2 * VL) {
-        even += load(a + c) * load(b + c);
-        odd += load(a + c + VL) * load(b + c + VL);
-    }
-    for (; c < C; c += VL) even += load_n(a + c, lanes_left(c, C)) * load_n(b + c, lanes_left(c, C));
-    return sum_lanes(even + odd);
-}
+#include "base/rows.h"
 
 /* y [N, C] with row stride ld_y, x with ld_x; y may be x */
 static void rmsnorm_rows(real *y, ptrdiff_t ld_y, real *rstd, const real *x, ptrdiff_t ld_x, const real *gain, ptrdiff_t N,

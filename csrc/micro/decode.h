@@ -96,7 +96,7 @@ INLINE void attend(const int C, const int D, decoder *d, ptrdiff_t layer, ptrdif
 INLINE void micro_decode(const int C, const int D, decoder *d, int32_t token, ptrdiff_t position) {
     const gpt *g = &d->g;
     const int vectors = C / VL;
-    const real *wte = g->params + token * C, *wpe = g->params + (g->V + position) * C;
+    const real *wte = g->params + g->table.outside[WTE].at + token * C, *wpe = g->params + g->table.outside[WPE].at + position * C;
     real row[4 * WIDEST] __attribute__((aligned(VECTOR_BYTES)));
     vec x[ROW_VECTORS], y[4 * ROW_VECTORS], o[ROW_VECTORS];
     UNROLL for (int j = 0; j < vectors; j++) x[j] = load(wte + j * VL) + load(wpe + j * VL);

@@ -40,7 +40,7 @@ typedef struct {
     real *h1, *rstd1;                    /* [N, C]   rmsnorm of the residual stream, what the attention reads */
     real *qkv, *p, *o;                   /* [N, 3C], probabilities (micro/attention.h), [N, C] */
     real *h2, *rstd2;                    /* [N, C]   what the feed-forward block reads */
-    real *r, *a;                         /* [N, 4C]  max(h2 fc1^T, 0); its square (RELU2), or r itself */
+    real *r, *a;                         /* [N, 4C]  max(h2 fc1^T, 0); its square, or r itself for RELU */
     real *dx, *dx1;        /* [N, C]   gradients of the residual stream after the layer, and between its two blocks */
     real *df, *d_o, *dqkv; /* [N, 4C], [N, C], [N, 3C] */
     real *lse, *delta;     /* [N, H]   of the streaming attention */
@@ -62,6 +62,7 @@ typedef struct {
 typedef struct {
     mgf_config config;
     ptrdiff_t L, C, H, D, V, T, P; /* V padded; P: parameters with this padding */
+    ptrdiff_t first_layer;         /* where the layers' parameters begin */
     ptrdiff_t N, B;                /* rows and documents of the batch at hand */
     ptrdiff_t groups, units;
     ptrdiff_t shares; /* of the groups, whose gradients of weights are summed apart; 0 in small batches */
@@ -70,14 +71,14 @@ typedef struct {
     int32_t *cu_seqlens;                   /* [B + 1] */
     ptrdiff_t *p_at;                       /* [B] where a document's probabilities begin */
     micro_group *group;
-    real *row_weight;      /* [N] adam_scale / (B n): gradients come as adam_step wants them */
+    real *row_weight;      /* [N] adam_scale / (B n): gradients come as adam_moved wants them */
     double *document_loss; /* [B] */
 
     real *params, *m, *v, *transposed; /* [P] wte, wpe; lm_head; layers */
     real *embedding_grads;             /* [V + T, C], 0 between steps */
     real *share_grads;                 /* [shares, P], but for the embeddings */
-    const real *wte, *wpe, *head;
-    real *head_t;
+    const real *wte, *wpe, *lm_head;
+    real *lm_head_t;
     real *bias; /* [V] 0, and -1e30 for the padding */
 
     /* Statistics of rows: a tile writes whole vectors, past its own rows, so row t of group i is at t + i * VL. */
@@ -88,15 +89,9 @@ typedef struct {
     micro_unit *unit;
 } micro;
 
-/* Configurations that micro/model.h serves; all others take the general path. */
-INLINE int micro_serves(const mgf_config *c) {
-    ptrdiff_t C = c->n_embd, D = C / c->n_head;
-    return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16);
-}
-
 /* whether a batch of N rows is work enough for several threads */
 INLINE int micro_is_shared(const mgf_config *c, ptrdiff_t N) {
-    return N >= MICRO_ALONE || N * c->n_layer * 12 * c->n_embd * c->n_embd >= MICRO_WORK;
+    return N >= MICRO_ALONE || N * c->n_layer * parameters_of(c).layer_size >= MICRO_WORK;
 }
 
 /* parts that N rows are cut into, at the ends of documents: one, or an even number for two threads */
@@ -128,12 +123,21 @@ INLINE void micro_add_units(micro *g, ptrdiff_t O, ptrdiff_t I, const real *w, r
 /* Lays the workspace out for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
 static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
     N += MICRO_ROWS; /* rows without weight, which may fill the last tile */
-    const ptrdiff_t C = c->n_embd, F = 4 * C, L = c->n_layer, H = c->n_head, T = c->block_size;
-    const ptrdiff_t V = (c->vocab_size + V_PAD - 1) / V_PAD * V_PAD, square = C * C;
-    const ptrdiff_t block = ROOT_BY_STEPS * VL, embeddings = ((c->vocab_size + T) * C + block - 1) / block * block;
-    *g = (micro){
-        .config = *c, .L = L, .C = C, .H = H, .D = C / H, .V = V, .T = T, .P = embeddings + V * C + L * 12 * square};
-    arena a = {workspace ? (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63) : NULL, 0};
+    const parameter_table table = parameters_of(c);
+    const ptrdiff_t C = c->n_embd, F = table.layer[MLP_FC1].rows, L = c->n_layer, H = c->n_head, T = c->block_size;
+    const ptrdiff_t V = (c->vocab_size + V_PAD - 1) / V_PAD * V_PAD, block = ROOT_BY_STEPS * VL;
+    const ptrdiff_t embeddings = (table.outside[LM_HEAD].at + block - 1) / block * block; /* wte and wpe, padded */
+    const ptrdiff_t first_layer = embeddings + V * C;
+    *g = (micro){.config = *c,
+                 .L = L,
+                 .C = C,
+                 .H = H,
+                 .D = C / H,
+                 .V = V,
+                 .T = T,
+                 .P = first_layer + L * table.layer_size,
+                 .first_layer = first_layer};
+    arena a = arena_in(workspace);
     const ptrdiff_t groups = micro_groups(c, N), statistics = N + (groups + 1) * VL;
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
@@ -150,22 +154,23 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     g->logits = TAKE_REALS(&a, N * V);
     g->layer = take(&a, L, sizeof(micro_layer));
 
-    g->wte = g->params, g->wpe = g->params + c->vocab_size * C;
-    g->head = g->params + embeddings, g->head_t = g->transposed + embeddings;
+    g->wte = g->params + table.outside[WTE].at, g->wpe = g->params + table.outside[WPE].at;
+    g->lm_head = g->params + embeddings, g->lm_head_t = g->transposed + embeddings;
     const ptrdiff_t Q = micro_queries(g->D);
     for (ptrdiff_t l = 0; l < L; l++) {
-        const ptrdiff_t at = embeddings + V * C + l * 12 * square;
-        const real *w = g->params + at;
-        real *w_t = g->transposed + at;
+        const ptrdiff_t base = first_layer - table.first_layer + l * table.layer_size;
+        const real *w = g->params + base;
+        real *w_t = g->transposed + base;
+        const mgf_parameter *p = table.layer;
         micro_layer y = {
-            .qkv_w = w,
-            .wo = w + 3 * square,
-            .fc1 = w + 4 * square,
-            .fc2 = w + 8 * square,
-            .qkv_wt = w_t,
-            .wo_t = w_t + 3 * square,
-            .fc1_t = w_t + 4 * square,
-            .fc2_t = w_t + 8 * square,
+            .qkv_w = w + p[ATTN_WQ].at,
+            .wo = w + p[ATTN_WO].at,
+            .fc1 = w + p[MLP_FC1].at,
+            .fc2 = w + p[MLP_FC2].at,
+            .qkv_wt = w_t + p[ATTN_WQ].at,
+            .wo_t = w_t + p[ATTN_WO].at,
+            .fc1_t = w_t + p[MLP_FC1].at,
+            .fc2_t = w_t + p[MLP_FC2].at,
             .h1 = TAKE_REALS(&a, N * C),
             .rstd1 = TAKE_REALS(&a, statistics),
             .qkv = TAKE_REALS(&a, N * 3 * C),
@@ -186,7 +191,7 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
     }
     for (int filled = 0; filled < 2; filled++) { /* counted, then written */
         g->units = 0;
-        micro_add_units(g, c->vocab_size, C, g->head, g->head_t, g->logits, V, g->x, C);
+        micro_add_units(g, c->vocab_size, C, g->lm_head, g->lm_head_t, g->logits, V, g->x, C);
         for (ptrdiff_t l = 0; l < L; l++) {
             micro_layer y = workspace ? g->layer[l] : (micro_layer){0};
             micro_add_units(g, 3 * C, C, y.qkv_w, y.qkv_wt, y.dqkv, 3 * C, y.h1, C);
@@ -196,7 +201,7 @@ static size_t micro_lay_out(micro *g, const mgf_config *c, ptrdiff_t N, ptrdiff_
         }
         if (!filled) g->unit = take(&a, g->units, sizeof(micro_unit));
     }
-    return a.used + 64;
+    return arena_size(&a);
 }
 
 #endif

@@ -15,15 +15,13 @@
 
 /* copies one buffer [P] in or out: the embeddings; lm_head, which is padded here; the layers */
 static void micro_copy(const micro *g, real *inside, real *outside, int in) {
-    const mgf_config *c = &g->config;
-    const ptrdiff_t embeddings = c->vocab_size + c->block_size, padded_embeddings = (g->head - g->params) / g->C;
-    const ptrdiff_t rows[3] = {embeddings, c->vocab_size, g->L * 12 * g->C};
-    const ptrdiff_t at[3] = {0, padded_embeddings, padded_embeddings + g->V};
+    const parameter_table table = parameters_of(&g->config);
+    const ptrdiff_t theirs[4] = {0, table.outside[LM_HEAD].at, table.first_layer, table.count};
+    const ptrdiff_t ours[3] = {0, g->lm_head - g->params, g->first_layer};
     for (int i = 0; i < 3; i++) {
-        const size_t size = (size_t)(rows[i] * g->C) * sizeof(real);
-        if (in) memcpy(inside + at[i] * g->C, outside, size);
-        else memcpy(outside, inside + at[i] * g->C, size);
-        outside += rows[i] * g->C;
+        const size_t size = (size_t)(theirs[i + 1] - theirs[i]) * sizeof(real);
+        if (in) memcpy(inside + ours[i], outside + theirs[i], size);
+        else memcpy(outside + theirs[i], inside + ours[i], size);
     }
 }
 
@@ -31,8 +29,8 @@ static void micro_take_in(micro *g, real *params, real *m, real *v) {
     memset(g->params, 0, (size_t)g->P * sizeof(real));
     memset(g->m, 0, (size_t)g->P * sizeof(real));
     memset(g->v, 0, (size_t)g->P * sizeof(real));
-    memset(g->head_t, 0, (size_t)(g->V * g->C) * sizeof(real));
-    memset(g->embedding_grads, 0, (size_t)(g->head - g->params) * sizeof(real));
+    memset(g->lm_head_t, 0, (size_t)(g->V * g->C) * sizeof(real));
+    memset(g->embedding_grads, 0, (size_t)(g->lm_head - g->params) * sizeof(real));
     micro_copy(g, g->params, params, 1), micro_copy(g, g->m, m, 1), micro_copy(g, g->v, v, 1);
     for (ptrdiff_t i = 0; i < g->units; i++) transpose_unit(g, g->unit + i);
     for (ptrdiff_t j = 0; j < g->V; j++) g->bias[j] = j < g->config.vocab_size ? 0 : MASKED;

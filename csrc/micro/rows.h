@@ -18,8 +18,11 @@ typedef struct {
 
 typedef vec micro_tile[MICRO_ROWS][4];
 
-#define ROWS UNROLL for (int i = 0; i < R; i++)
-#define VECTORS UNROLL for (int j = 0; j < M; j++)
+/* t: the first row of each of p's tiles of R rows */
+#define EACH_TILE(t, p, R) for (ptrdiff_t t = (p)->first; t < (p)->first + (p)->tiles * (R); t += (R))
+
+/* the first of the statistics in each vector that R rows fill */
+#define EACH_VECTOR_OF(i, R) UNROLL for (int i = 0; i < (R); i += VL)
 
 /* the most vectors of a row, dividing n of them, that registers hold for R rows */
 INLINE int vectors_at_once(const int n, const int R) {
@@ -34,37 +37,53 @@ INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, 
     ptrdiff_t k = 0;
     if (M * R < 7) {
         micro_tile odd;
-        ROWS VECTORS odd[i][j] = (vec){0};
+        EACH(i, R)
+            EACH(j, M) odd[i][j] = (vec){0};
         for (; k + 1 < K; k += 2) {
             vec row[4], next[4];
-            VECTORS row[j] = load(w + k * ld_w + j * VL);
-            ROWS VECTORS x[i][j] = fused(splat(a[i * ld_a + k]), row[j], x[i][j]);
-            VECTORS next[j] = load(w + (k + 1) * ld_w + j * VL);
-            ROWS VECTORS odd[i][j] = fused(splat(a[i * ld_a + k + 1]), next[j], odd[i][j]);
+            EACH(j, M) row[j] = load(w + k * ld_w + j * VL);
+            EACH(i, R)
+                EACH(j, M) x[i][j] = fused(splat(a[i * ld_a + k]), row[j], x[i][j]);
+            EACH(j, M) next[j] = load(w + (k + 1) * ld_w + j * VL);
+            EACH(i, R)
+                EACH(j, M) odd[i][j] = fused(splat(a[i * ld_a + k + 1]), next[j], odd[i][j]);
         }
-        ROWS VECTORS x[i][j] += odd[i][j];
+        EACH(i, R)
+            EACH(j, M) x[i][j] += odd[i][j];
     }
     for (; k < K; k++) {
         vec row[4];
-        VECTORS row[j] = load(w + k * ld_w + j * VL);
-        ROWS {
+        EACH(j, M) row[j] = load(w + k * ld_w + j * VL);
+        EACH(i, R) {
             vec element = splat(a[i * ld_a + k]);
-            VECTORS x[i][j] = fused(element, row[j], x[i][j]);
+            EACH(j, M) x[i][j] = fused(element, row[j], x[i][j]);
         }
     }
 }
 
-/* for every piece x [R, M VL] of a w, which has O columns: what `body` does with it at column c; x begins as `start` */
-#define PRODUCT(O, K, a, ld_a, w, ld_w, start, body)                                                                       \
-    do {                                                                                                                   \
-        const int M = vectors_at_once((O) / VL, R);                                                                        \
-        for (ptrdiff_t c = 0; c < (O); c += M * VL) {                                                                      \
-            micro_tile x;                                                                                                  \
-            ROWS VECTORS x[i][j] = start;                                                                                  \
-            multiply(R, M, K, x, a, ld_a, (w) + c, ld_w);                                                                  \
-            ROWS VECTORS body;                                                                                             \
-        }                                                                                                                  \
-    } while (0)
+/* x [R, M VL] = a [R, K] w [K, M VL] */
+INLINE void product_piece(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
+                          const real *w, const ptrdiff_t ld_w) {
+    EACH(i, R)
+        EACH(j, M) x[i][j] = (vec){0};
+    multiply(R, M, K, x, a, ld_a, w, ld_w);
+}
+
+/* to [R, M VL] = x */
+INLINE void store_piece(const int R, const int M, real *to, const ptrdiff_t ld, micro_tile x) {
+    EACH(i, R)
+        EACH(j, M) store(to + i * ld + j * VL, x[i][j]);
+}
+
+/* y [R, O] = a [R, K] w [K, O], piece by piece */
+INLINE void row_product(const int R, const int O, const int K, real *y, const real *a, const real *w) {
+    const int M = vectors_at_once(O / VL, R);
+    for (ptrdiff_t c = 0; c < O; c += M * VL) {
+        micro_tile x;
+        product_piece(R, M, K, x, a, K, w + c, O);
+        store_piece(R, M, y + c, O, x);
+    }
+}
 
 /* sums over the lanes of R vectors, to[i]; whole vectors are written */
 INLINE void store_sums(const int R, real *to, vec x[MICRO_ROWS]) {
@@ -72,15 +91,12 @@ INLINE void store_sums(const int R, real *to, vec x[MICRO_ROWS]) {
     UNROLL for (int i = R; i < MICRO_ROWS; i++) x[i] = (vec){0};
     UNROLL for (int i = 0; i < R; i += n) store(to + i, sum_rows(x + i, n));
 }
-/* to[i] = expression of statistics at i, for whole vectors that cover R rows */
-#define STATISTICS(to, expression) UNROLL for (int i = 0; i < R; i += VL) store((to) + i, expression)
-
 /* h = x rstd,  rstd = (mean x^2 + eps)^(-1/2), for rows of x and their sums of squares */
 INLINE void micro_normalise(const int C, const int R, real *h, real *rstd, const real *x, vec squares[]) {
     const int M = C / VL;
     store_sums(R, rstd, squares);
-    STATISTICS(rstd, vrsqrt(load(rstd + i) * splat((real)1 / C) + splat(MICRO_EPS)));
-    ROWS VECTORS store(h + i * C + j * VL, load(x + i * C + j * VL) * splat(rstd[i]));
+    EACH_VECTOR_OF(i, R) store(rstd + i, vrsqrt(load(rstd + i) * splat((real)1 / C) + splat(MICRO_EPS)));
+    EACH(i, R) EACH(j, M) store(h + i * C + j * VL, load(x + i * C + j * VL) * splat(rstd[i]));
 }
 
 /* dx = base + rstd (dh - h mean(dh h)): the gradient of rmsnorm; dh is in dx; base may be NULL */
@@ -89,39 +105,37 @@ INLINE void micro_normalise_backward(const int C, const int R, real *dx, const r
     const int M = C / VL;
     real mean[MICRO_ROWS + VL];
     store_sums(R, mean, products);
-    STATISTICS(mean, load(mean + i) * splat((real)1 / C));
-    ROWS VECTORS {
+    EACH_VECTOR_OF(i, R) store(mean + i, load(mean + i) * splat((real)1 / C));
+    EACH(i, R) EACH(j, M) {
         const ptrdiff_t at = i * C + j * VL;
         vec d = (load(dx + at) - load(h + at) * splat(mean[i])) * splat(rstd[i]);
         store(dx + at, base ? load(base + at) + d : d);
     }
 }
 
-#define TILES for (ptrdiff_t t = p->first, end = p->first + p->tiles * R; t < end; t += R)
-
 /* x = h0 = rms(wte[token] + wpe[position]),  h1 = rms(x). The mean of x^2 follows from that of the sum before it. */
 INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
     const micro *g = p->g;
     const micro_layer *y = g->layer;
     const int M = C / VL;
-    TILES {
+    EACH_TILE(t, p, R) {
         vec x[MICRO_ROWS][32 / VL];
         vec squares[MICRO_ROWS];
         real *rstd0 = g->rstd0 + t + p->gap, *rstd1 = y->rstd1 + t + p->gap;
         real *h0 = g->h0 + t * C, *h1 = y->h1 + t * C, *residual = g->x + t * C;
-        ROWS {
+        EACH(i, R) {
             const ptrdiff_t token = g->tokens[t + i], position = g->positions[t + i];
             squares[i] = (vec){0};
-            VECTORS {
+            EACH(j, M) {
                 x[i][j] = load(g->wte + token * C + j * VL) + load(g->wpe + position * C + j * VL);
                 squares[i] += x[i][j] * x[i][j];
             }
         }
         store_sums(R, rstd1, squares);
-        STATISTICS(rstd1, load(rstd1 + i) * splat((real)1 / C));
-        STATISTICS(rstd0, vrsqrt(load(rstd1 + i) + splat(MICRO_EPS)));
-        STATISTICS(rstd1, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
-        ROWS VECTORS {
+        EACH_VECTOR_OF(i, R) store(rstd1 + i, load(rstd1 + i) * splat((real)1 / C));
+        EACH_VECTOR_OF(i, R) store(rstd0 + i, vrsqrt(load(rstd1 + i) + splat(MICRO_EPS)));
+        EACH_VECTOR_OF(i, R) store(rstd1 + i, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
+        EACH(i, R) EACH(j, M) {
             vec h = x[i][j] * splat(rstd0[i]);
             store(h0 + i * C + j * VL, h);
             store(residual + i * C + j * VL, h);
@@ -134,12 +148,12 @@ INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
 INLINE void rows_normalise(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
     const int M = C / VL;
-    TILES {
+    EACH_TILE(t, p, R) {
         const real *x = p->g->x + t * C;
         vec squares[MICRO_ROWS];
-        ROWS {
+        EACH(i, R) {
             squares[i] = (vec){0};
-            VECTORS squares[i] += load(x + i * C + j * VL) * load(x + i * C + j * VL);
+            EACH(j, M) squares[i] += load(x + i * C + j * VL) * load(x + i * C + j * VL);
         }
         micro_normalise(C, R, y->h1 + t * C, y->rstd1 + t + p->gap, x, squares);
     }
@@ -148,20 +162,23 @@ INLINE void rows_normalise(const int C, const int R, const micro_rows *p) {
 /* qkv = h1 wqkv^T */
 INLINE void rows_qkv(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES PRODUCT(3 * C, C, y->h1 + t * C, C, y->qkv_wt, 3 * C, (vec){0},
-                  store(y->qkv + (t + i) * 3 * C + c + j * VL, x[i][j]));
+    EACH_TILE(t, p, R) row_product(R, 3 * C, C, y->qkv + t * 3 * C, y->h1 + t * C, y->qkv_wt);
 }
 
 /* x += o wo^T,  h2 = rms(x) */
 INLINE void rows_after_attention(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES {
+    const int M = vectors_at_once(C / VL, R);
+    EACH_TILE(t, p, R) {
         real *stream = p->g->x + t * C;
         vec squares[MICRO_ROWS] = {{0}};
-        PRODUCT(C, C, y->o + t * C, C, y->wo_t, C, load(stream + i * C + c + j * VL), {
-            store(stream + i * C + c + j * VL, x[i][j]);
-            squares[i] += x[i][j] * x[i][j];
-        });
+        for (ptrdiff_t c = 0; c < C; c += M * VL) {
+            micro_tile x;
+            EACH(i, R) EACH(j, M) x[i][j] = load(stream + i * C + c + j * VL);
+            multiply(R, M, C, x, y->o + t * C, C, y->wo_t + c, C);
+            store_piece(R, M, stream + c, C, x);
+            EACH(i, R) EACH(j, M) squares[i] += x[i][j] * x[i][j];
+        }
         micro_normalise(C, R, y->h2 + t * C, y->rstd2 + t + p->gap, stream, squares);
     }
 }
@@ -169,32 +186,38 @@ INLINE void rows_after_attention(const int C, const int R, const micro_rows *p) 
 /* r = max(h2 fc1^T, 0),  a = r or r^2 */
 INLINE void rows_fc1(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES {
-        real *r = y->r + t * 4 * C, *a = y->a + t * 4 * C;
-        PRODUCT(4 * C, C, y->h2 + t * C, C, y->fc1_t, 4 * C, (vec){0}, {
-            vec positive = vmax(x[i][j], (vec){0});
-            store(r + i * 4 * C + c + j * VL, positive);
-            if (a != r) store(a + i * 4 * C + c + j * VL, positive * positive);
-        });
+    const int M = vectors_at_once(4 * C / VL, R), squared = p->g->config.activation == MGF_RELU2;
+    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
+        const ptrdiff_t at = t * 4 * C + c;
+        micro_tile x;
+        product_piece(R, M, C, x, y->h2 + t * C, C, y->fc1_t + c, 4 * C);
+        EACH(i, R) EACH(j, M) x[i][j] = relu(x[i][j]);
+        store_piece(R, M, y->r + at, 4 * C, x);
+        if (!squared) continue;
+        EACH(i, R) EACH(j, M) x[i][j] *= x[i][j];
+        store_piece(R, M, y->a + at, 4 * C, x);
     }
 }
 
 /* x += a fc2^T */
 INLINE void rows_fc2(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES {
-        real *stream = p->g->x + t * C;
-        PRODUCT(C, 4 * C, y->a + t * 4 * C, 4 * C, y->fc2_t, C, load(stream + i * C + c + j * VL),
-                store(stream + i * C + c + j * VL, x[i][j]));
+    const int M = vectors_at_once(C / VL, R);
+    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < C; c += M * VL) {
+        real *stream = p->g->x + t * C + c;
+        micro_tile x;
+        EACH(i, R) EACH(j, M) x[i][j] = load(stream + i * C + j * VL);
+        multiply(R, M, 4 * C, x, y->a + t * 4 * C, 4 * C, y->fc2_t + c, C);
+        store_piece(R, M, stream, C, x);
     }
 }
 
 /* columns c .. c + M VL of the logits, and their maxima */
 INLINE void logits_piece(const int C, const int R, const int M, const micro *g, ptrdiff_t t, ptrdiff_t c, vec largest[]) {
     micro_tile x;
-    ROWS VECTORS x[i][j] = load(g->bias + c + j * VL);
-    multiply(R, M, C, x, g->x + t * C, C, g->head_t + c, g->V);
-    ROWS VECTORS {
+    EACH(i, R) EACH(j, M) x[i][j] = load(g->bias + c + j * VL);
+    multiply(R, M, C, x, g->x + t * C, C, g->lm_head_t + c, g->V);
+    EACH(i, R) EACH(j, M) {
         store(g->logits + (t + i) * g->V + c + j * VL, x[i][j]);
         largest[i] = vmax(x[i][j], largest[i]);
     }
@@ -212,23 +235,23 @@ INLINE void loss_of_tile(const int C, const int R, const micro *g, ptrdiff_t t, 
     const ptrdiff_t V = g->V;
     vec largest[MICRO_ROWS], total[MICRO_ROWS];
     real *z = g->logits + t * V;
-    ROWS largest[i] = splat(MASKED), total[i] = (vec){0};
+    EACH(i, R) largest[i] = splat(MASKED), total[i] = (vec){0};
     ptrdiff_t c = 0;
     for (; c + 2 * VL <= V; c += 2 * VL) logits_piece(C, R, 2, g, t, c, largest);
     if (c < V) logits_piece(C, R, 1, g, t, c, largest);
-    ROWS {
+    EACH(i, R) {
         g->at_target[s + i] = z[i * V + g->targets[t + i]];
         largest[i] = max_lanes(largest[i]);
         g->largest[s + i] = largest[i][0];
     }
-    for (c = 0; c < V; c += VL) ROWS {
+    for (c = 0; c < V; c += VL) EACH(i, R) {
         vec e = vexp(load(z + i * V + c) - largest[i]);
         store(z + i * V + c, e);
         total[i] += e;
     }
     store_sums(R, g->total + s, total);
-    STATISTICS(g->factor + s, load(g->row_weight + s + i) / load(g->total + s + i));
-    for (c = 0; c < V; c += VL) ROWS store_logit_gradient(g, t + i, s + i, c, load(z + i * V + c));
+    EACH_VECTOR_OF(i, R) store(g->factor + s + i, load(g->row_weight + s + i) / load(g->total + s + i));
+    for (c = 0; c < V; c += VL) EACH(i, R) store_logit_gradient(g, t + i, s + i, c, load(z + i * V + c));
 }
 
 /* The same for logits that stay in registers, and go to exp without their maximum; where one is so large, or a sum so small,
@@ -236,18 +259,18 @@ INLINE void loss_of_tile(const int C, const int R, const micro *g, ptrdiff_t t, 
 INLINE int loss_in_registers(const int C, const int R, const int M, const micro *g, ptrdiff_t t, ptrdiff_t s) {
     micro_tile x;
     vec largest = splat(MASKED), total[MICRO_ROWS];
-    ROWS VECTORS x[i][j] = load(g->bias + j * VL);
-    multiply(R, M, C, x, g->x + t * C, C, g->head_t, M * VL);
-    ROWS {
+    EACH(i, R) EACH(j, M) x[i][j] = load(g->bias + j * VL);
+    multiply(R, M, C, x, g->x + t * C, C, g->lm_head_t, M * VL);
+    EACH(i, R) {
         real *z = g->logits + (t + i) * M * VL;
-        VECTORS store(z + j * VL, x[i][j]);
-        VECTORS largest = vmax(x[i][j], largest);
+        EACH(j, M) store(z + j * VL, x[i][j]);
+        EACH(j, M) largest = vmax(x[i][j], largest);
         g->at_target[s + i] = z[g->targets[t + i]];
     }
     if (any(largest > splat(SAFE_SCORE))) return 0;
-    ROWS {
+    EACH(i, R) {
         total[i] = (vec){0};
-        VECTORS {
+        EACH(j, M) {
             x[i][j] = vexp(x[i][j]);
             total[i] += x[i][j];
         }
@@ -259,49 +282,63 @@ INLINE int loss_in_registers(const int C, const int R, const int M, const micro 
         store(g->largest + s + i, (vec){0});
         store(g->factor + s + i, load(g->row_weight + s + i) / sum);
     }
-    ROWS VECTORS store_logit_gradient(g, t + i, s + i, j * VL, x[i][j]);
+    EACH(i, R) EACH(j, M) store_logit_gradient(g, t + i, s + i, j * VL, x[i][j]);
     return 1;
 }
 
 INLINE void rows_loss(const int C, const int R, const micro_rows *p) {
     const micro *g = p->g;
-    TILES if (g->V != 2 * VL || !loss_in_registers(C, R, 2, g, t, t + p->gap)) loss_of_tile(C, R, g, t, t + p->gap);
+    EACH_TILE(t, p, R) if (g->V != 2 * VL || !loss_in_registers(C, R, 2, g, t, t + p->gap)) loss_of_tile(C, R, g, t, t + p->gap);
 }
 
-/* dx = dlogits head */
-INLINE void rows_head_backward(const int C, const int R, const micro_rows *p) {
+/* dx = dlogits lm_head */
+INLINE void rows_lm_head_backward(const int C, const int R, const micro_rows *p) {
     const micro *g = p->g;
+    const int M = vectors_at_once(C / VL, R);
     real *dx = g->layer[g->L - 1].dx;
-    TILES PRODUCT(C, g->config.vocab_size, g->logits + t * g->V, g->V, g->head, C, (vec){0},
-                  store(dx + (t + i) * C + c + j * VL, x[i][j]));
+    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < C; c += M * VL) {
+        micro_tile x;
+        product_piece(R, M, g->config.vocab_size, x, g->logits + t * g->V, g->V, g->lm_head + c, C);
+        store_piece(R, M, dx + t * C + c, C, x);
+    }
 }
 
-/* df = (dx fc2) f'(h) */
+/* df = (dx fc2) f'(h): [r > 0], or 2 r */
 INLINE void rows_fc2_backward(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES {
-        const real *r = y->r + t * 4 * C;
-        real *df = y->df + t * 4 * C;
-        const int squared = y->a != y->r;
-        PRODUCT(4 * C, C, y->dx + t * C, C, y->fc2, 4 * C, (vec){0}, {
-            vec h = load(r + i * 4 * C + c + j * VL);
-            vec d = squared ? h * (x[i][j] + x[i][j]) : blend(h > (vec){0}, x[i][j], (vec){0});
-            store(df + i * 4 * C + c + j * VL, d);
-        });
+    const int M = vectors_at_once(4 * C / VL, R), squared = p->g->config.activation == MGF_RELU2;
+    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
+        const ptrdiff_t at = t * 4 * C + c;
+        micro_tile x;
+        product_piece(R, M, C, x, y->dx + t * C, C, y->fc2 + c, 4 * C);
+        EACH(i, R) EACH(j, M) {
+            vec r = load(y->r + at + i * 4 * C + j * VL);
+            x[i][j] = squared ? r * (x[i][j] + x[i][j]) : relu_gradient(r, x[i][j]);
+        }
+        store_piece(R, M, y->df + at, 4 * C, x);
+    }
+}
+
+/* dx [R, C] = a [R, K] w [K, C], and the sums of dx h over each row in vectors that micro_normalise_backward takes */
+INLINE void product_and_sums(const int C, const int R, const int K, real *dx, vec products[MICRO_ROWS], const real *a,
+                             const real *w, const real *h) {
+    const int M = vectors_at_once(C / VL, R);
+    for (ptrdiff_t c = 0; c < C; c += M * VL) {
+        micro_tile x;
+        product_piece(R, M, K, x, a, K, w + c, C);
+        store_piece(R, M, dx + c, C, x);
+        EACH(i, R) EACH(j, M) products[i] += x[i][j] * load(h + i * C + c + j * VL);
     }
 }
 
 /* dx1 = dx + the gradient of rms at df fc1 */
 INLINE void rows_fc1_backward(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES {
+    EACH_TILE(t, p, R) {
         const real *h = y->h2 + t * C;
         real *dx = y->dx1 + t * C;
         vec products[MICRO_ROWS] = {{0}};
-        PRODUCT(C, 4 * C, y->df + t * 4 * C, 4 * C, y->fc1, C, (vec){0}, {
-            store(dx + i * C + c + j * VL, x[i][j]);
-            products[i] += x[i][j] * load(h + i * C + c + j * VL);
-        });
+        product_and_sums(C, R, 4 * C, dx, products, y->df + t * 4 * C, y->fc1, h);
         micro_normalise_backward(C, R, dx, y->dx + t * C, h, y->rstd2 + t + p->gap, products);
     }
 }
@@ -309,8 +346,7 @@ INLINE void rows_fc1_backward(const int C, const int R, const micro_rows *p) {
 /* d_o = dx1 wo */
 INLINE void rows_wo_backward(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
-    TILES PRODUCT(C, C, y->dx1 + t * C, C, y->wo, C, (vec){0},
-                  store(y->d_o + (t + i) * C + c + j * VL, x[i][j]));
+    EACH_TILE(t, p, R) row_product(R, C, C, y->d_o + t * C, y->dx1 + t * C, y->wo);
 }
 
 /* dx = dx1 + the gradient of rms at dqkv wqkv, for the layer below; in the first layer through the embedding's rms, too */
@@ -318,19 +354,16 @@ INLINE void rows_qkv_backward(const int C, const int R, const micro_rows *p) {
     const micro *g = p->g;
     const micro_layer *y = g->layer + p->layer;
     const int M = C / VL;
-    TILES {
+    EACH_TILE(t, p, R) {
         const real *h = y->h1 + t * C, *h0 = g->h0 + t * C;
         real *dx = (p->layer ? y[-1].dx : g->dx0) + t * C;
         vec products[MICRO_ROWS] = {{0}};
-        PRODUCT(C, 3 * C, y->dqkv + t * 3 * C, 3 * C, y->qkv_w, C, (vec){0}, {
-            store(dx + i * C + c + j * VL, x[i][j]);
-            products[i] += x[i][j] * load(h + i * C + c + j * VL);
-        });
+        product_and_sums(C, R, 3 * C, dx, products, y->dqkv + t * 3 * C, y->qkv_w, h);
         micro_normalise_backward(C, R, dx, y->dx1 + t * C, h, y->rstd1 + t + p->gap, products);
         if (p->layer) continue;
-        ROWS {
+        EACH(i, R) {
             products[i] = (vec){0};
-            VECTORS products[i] += load(dx + i * C + j * VL) * load(h0 + i * C + j * VL);
+            EACH(j, M) products[i] += load(dx + i * C + j * VL) * load(h0 + i * C + j * VL);
         }
         micro_normalise_backward(C, R, dx, NULL, h0, g->rstd0 + t + p->gap, products);
     }
@@ -348,9 +381,9 @@ INLINE void rows_feed_forward(const int C, const int R, const micro_rows *p) {
     rows_fc1(C, R, p);
     rows_fc2(C, R, p);
 }
-INLINE void rows_head(const int C, const int R, const micro_rows *p) {
+INLINE void rows_lm_head(const int C, const int R, const micro_rows *p) {
     rows_loss(C, R, p);
-    rows_head_backward(C, R, p);
+    rows_lm_head_backward(C, R, p);
 }
 INLINE void rows_feed_backward(const int C, const int R, const micro_rows *p) {
     rows_fc2_backward(C, R, p);
@@ -366,7 +399,7 @@ typedef struct {
 #define MICRO_ROWS_OF(C, R)                                                                                     \
     NOINLINE void before_attention_##C##x##R(const micro_rows *p) { rows_before_attention(C, R, p); }           \
     NOINLINE void feed_forward_##C##x##R(const micro_rows *p) { rows_feed_forward(C, R, p); }                   \
-    NOINLINE void head_##C##x##R(const micro_rows *p) { rows_head(C, R, p); }                                   \
+    NOINLINE void head_##C##x##R(const micro_rows *p) { rows_lm_head(C, R, p); }                                   \
     NOINLINE void feed_backward_##C##x##R(const micro_rows *p) { rows_feed_backward(C, R, p); }                 \
     NOINLINE void qkv_backward_##C##x##R(const micro_rows *p) { rows_qkv_backward(C, R, p); }
 #define MICRO_NAMES(C, R)                                                                              \
@@ -388,8 +421,5 @@ MICRO_ROWS_TO_MOST(32)
 
 /* [C / 16 - 1][R - 1] */
 static const micro_row_functions micro_row_table[2][MICRO_ROWS] = {MICRO_NAMES_TO_MOST(16), MICRO_NAMES_TO_MOST(32)};
-
-#undef ROWS
-#undef VECTORS
 
 #endif

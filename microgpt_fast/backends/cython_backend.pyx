@@ -19,6 +19,9 @@ from time import perf_counter
 
 import numpy as np
 
+from ..config import ACTIVATIONS
+from ..parameters import Parameter
+
 cdef extern from "dispatch.h" nogil:
     ctypedef struct mgf_peak:
         double (*compute)(Py_ssize_t rounds) noexcept nogil
@@ -33,6 +36,26 @@ cdef extern from "dispatch.h" nogil:
     const mgf_instruction_set *mgf_instruction_set_at(int i)
     int mgf_supported(int i)
     const char *mgf_cpu_feature(int i, int *present)
+
+cdef extern from "serves.h" nogil:
+    bint exact_serves(const mgf_config *config)
+    bint micro_serves(const mgf_config *config)
+    bint gpt_serves(const mgf_config *config)
+
+cdef extern from "parameters.h" nogil:
+    int STARTS_AT_ZERO, NO_DECAY, IS_VECTOR, LOOKUP, OUTSIDE_LAYERS, OF_A_LAYER
+    ctypedef struct mgf_parameter:
+        const char *name
+        Py_ssize_t rows, columns
+        int role
+        int properties
+        int tied_to
+        Py_ssize_t at
+    ctypedef struct parameters_table "parameter_table":
+        mgf_parameter *outside
+        mgf_parameter *layer
+        Py_ssize_t layer_size, count
+    parameters_table parameters_of(const mgf_config *config)
 
 cdef extern from "threads.h" nogil:
     mgf_pool *mgf_pool_create(int threads)
@@ -206,7 +229,14 @@ cdef bint is_single(object array) except -1:
     raise TypeError(f"kernels work in float32 and float64, not {array.dtype}")
 
 
+cdef struct engine_tables:  # of an engine: one of them is not NULL
+    const mgf_exact *exact
+    const mgf_kernels_f32 *f32
+    const mgf_kernels_f64 *f64
+
+
 include "cython_kernels.pxi"
+include "cython_model.pxi"
 include "cython_engine.pxi"
 include "cython_decoder.pxi"
 include "cython_random.pxi"

@@ -16,19 +16,9 @@ cdef class Decoder:
         self.engine = engine
         self.params = params
         self.p = engine.flat(params, False, "params")
-        if engine.exact != NULL:
-            size = engine.exact.gpt_decoder_size(&engine.config)
-        elif engine.f32 != NULL:
-            size = engine.f32.gpt_decoder_size(&engine.config)
-        else:
-            size = engine.f64.gpt_decoder_size(&engine.config)
+        size = gpt_decoder_size(&engine.tables, &engine.config)
         self.memory = np.empty(size, np.uint8)  # in huge pages: from small ones large weights are read at half the pace
-        if engine.exact != NULL:
-            engine.exact.gpt_decoder_init(&self.memory[0], <const double *> self.p, &engine.config)
-        elif engine.f32 != NULL:
-            engine.f32.gpt_decoder_init(&self.memory[0], <const float *> self.p, &engine.config)
-        else:
-            engine.f64.gpt_decoder_init(&self.memory[0], <const double *> self.p, &engine.config)
+        gpt_decoder_init(&engine.tables, &self.memory[0], self.p, &engine.config)
 
     def step(self, int32_t token, Py_ssize_t position):
         """Logits [V] after `token` at `position`. Positions come in order; 0 begins a new document.
@@ -46,12 +36,7 @@ cdef class Decoder:
         logits = np.empty(e.config.vocab_size, e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
         with nogil:
-            if e.exact != NULL:
-                e.exact.gpt_decode(<double *> out, token, position, <const double *> self.p, &e.config, &self.memory[0])
-            elif e.f32 != NULL:
-                e.f32.gpt_decode(<float *> out, token, position, <const float *> self.p, &e.config, &self.memory[0])
-            else:
-                e.f64.gpt_decode(<double *> out, token, position, <const double *> self.p, &e.config, &self.memory[0])
+            gpt_decode(&e.tables, out, token, position, self.p, &e.config, &self.memory[0])
         self.position = position + 1
         return logits
 
@@ -63,12 +48,7 @@ cdef class Decoder:
             raise IndexError(f"token {bos} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
         cdef int32_t *out = &self.sample[0]
         with nogil:
-            if e.exact != NULL:
-                n = e.exact.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
-            elif e.f32 != NULL:
-                n = e.f32.gpt_generate(out, &random.state, <const float *> self.p, bos, temperature, &e.config, &self.memory[0])
-            else:
-                n = e.f64.gpt_generate(out, &random.state, <const double *> self.p, bos, temperature, &e.config, &self.memory[0])
+            n = gpt_generate(&e.tables, out, &random.state, self.p, bos, temperature, &e.config, &self.memory[0])
         self.position = 0
         return self.sampled[:n].copy()
 
@@ -87,7 +67,7 @@ cdef class Streams:
 
     def __init__(self, Engine engine, params, Py_ssize_t size):
         cdef Py_ssize_t memory_size
-        if engine.exact != NULL:
+        if engine.tables.exact != NULL:
             raise ValueError("exact numerics decode one document at a time: many streams need 'fast'")
         if size < 1:
             raise ValueError(f"there must be at least 1 stream, not {size}")
@@ -95,15 +75,9 @@ cdef class Streams:
         self.p = engine.flat(params, False, "params")
         self.next, self.stepped = np.zeros(size, np.int32), np.zeros(size, np.int64)
         self.randoms = np.zeros(size, np.intp)
-        if engine.f32 != NULL:
-            memory_size = engine.f32.gpt_streams_size(&engine.config, size)
-        else:
-            memory_size = engine.f64.gpt_streams_size(&engine.config, size)
+        memory_size = gpt_streams_size(&engine.tables, &engine.config, size)
         self.memory = np.empty(memory_size, np.uint8)  # in huge pages
-        if engine.f32 != NULL:
-            engine.f32.gpt_streams_init(&self.memory[0], <const float *> self.p, size, &engine.config)
-        else:
-            engine.f64.gpt_streams_init(&self.memory[0], <const double *> self.p, size, &engine.config)
+        gpt_streams_init(&engine.tables, &self.memory[0], self.p, size, &engine.config)
 
     cdef Py_ssize_t accept(self, int32_t[::1] slots, int32_t[::1] tokens, int32_t[::1] positions) except -1:
         # how many streams take a step; refuses what is not one
@@ -148,10 +122,7 @@ cdef class Streams:
         logits = np.empty((n, e.config.vocab_size), e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
         with nogil:
-            if e.f32 != NULL:
-                e.f32.gpt_streams_decode(<float *> out, &which[0], &ids[0], &at[0], n, <const float *> self.p, self.size, &e.config, &self.memory[0], e.pool)
-            else:
-                e.f64.gpt_streams_decode(<double *> out, &which[0], &ids[0], &at[0], n, <const double *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+            gpt_streams_decode(&e.tables, out, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], e.pool)
         return logits
 
     def draw(self, slots, tokens, positions, randoms, double temperature):
@@ -170,8 +141,5 @@ cdef class Streams:
         cdef int32_t[::1] out = drawn
         cdef mgf_random **from_where = <mgf_random **> &self.randoms[0]
         with nogil:
-            if e.f32 != NULL:
-                e.f32.gpt_streams_draw(&out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, <const float *> self.p, self.size, &e.config, &self.memory[0], e.pool)
-            else:
-                e.f64.gpt_streams_draw(&out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, <const double *> self.p, self.size, &e.config, &self.memory[0], e.pool)
+            gpt_streams_draw(&e.tables, &out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], e.pool)
         return drawn

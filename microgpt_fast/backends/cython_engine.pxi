@@ -16,14 +16,12 @@ cdef class Engine:
     Raises
     ------
     ValueError
-        For exact numerics in float32.
+        For exact numerics in float32, or for a model that exact numerics do not serve.
     MemoryError
         If the workspace cannot be allocated.
     """
     cdef mgf_config config
-    cdef const mgf_kernels_f32 *f32
-    cdef const mgf_kernels_f64 *f64
-    cdef const mgf_exact *exact
+    cdef engine_tables tables
     cdef mgf_pool *pool
     cdef void *workspace
     cdef size_t workspace_size
@@ -32,6 +30,7 @@ cdef class Engine:
     cdef readonly str numerics
     cdef readonly int threads
     cdef readonly str isa
+    cdef readonly str path
 
     def __init__(self, config, dtype, str numerics="fast", int threads=1):
         self.dtype = np.dtype(dtype)
@@ -42,13 +41,18 @@ cdef class Engine:
             raise ValueError(f"numerics is 'fast' or 'exact', not {numerics!r}")
         if numerics == "exact" and self.dtype != np.float64:
             raise ValueError(f"exact numerics are float64's; dtype is {self.dtype}")
-        self.config = mgf_config(config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size,
-                                 {"relu": 0, "relu2": 1}[config.activation])
+        self.path = path_of(config, numerics)
+        if self.path in (None, "composed"):
+            raise ValueError(f"the compiled {numerics} model does not serve this configuration: {config}")
+        self.config = c_config(config)
         self.num_params = config.num_params
         self.isa = active_isa()
-        self.exact = active.exact if numerics == "exact" else NULL
-        self.f32 = f32 if self.dtype == np.float32 else NULL
-        self.f64 = f64
+        if numerics == "exact":
+            self.tables.exact = active.exact
+        elif self.dtype == np.float32:
+            self.tables.f32 = f32
+        else:
+            self.tables.f64 = f64
         self.threads = 1 if numerics == "exact" else threads
         if self.threads > 1:
             self.pool = mgf_pool_create(self.threads)
@@ -60,17 +64,12 @@ cdef class Engine:
         free(self.workspace)
 
     cdef int kind(self):
-        return REAL32 if self.f32 != NULL else REAL64
+        return REAL32 if self.tables.f32 != NULL else REAL64
 
     cdef int reserve(self, Py_ssize_t rows, Py_ssize_t documents) except -1:
         """A workspace for batches up to this size; kept from call to call."""
         cdef size_t size
-        if self.exact != NULL:
-            size = self.exact.gpt_workspace_size(&self.config, rows, documents, self.pool)
-        elif self.f32 != NULL:
-            size = self.f32.gpt_workspace_size(&self.config, rows, documents, self.pool)
-        else:
-            size = self.f64.gpt_workspace_size(&self.config, rows, documents, self.pool)
+        size = gpt_workspace_size(&self.tables, &self.config, rows, documents, self.pool)
         if size > self.workspace_size:
             free(self.workspace)
             self.workspace_size = 0
@@ -86,7 +85,7 @@ cdef class Engine:
         cdef Py_ssize_t i, rows = 0, largest = 0
         if lengths.shape[0] != starts.shape[0] or batch_size < 1 or starts.shape[0] % batch_size:
             raise ValueError(f"starts [{starts.shape[0]}] and lengths [{lengths.shape[0]}] must hold whole batches of {batch_size}")
-        if self.exact != NULL and batch_size != 1:
+        if self.tables.exact != NULL and batch_size != 1:
             raise ValueError(f"exact numerics take one document a step, not {batch_size}")
         for i in range(starts.shape[0]):
             if starts[i] < 0 or lengths[i] < 1 or starts[i] + lengths[i] >= tokens.shape[0]:
@@ -147,12 +146,7 @@ cdef class Engine:
             return
         self.prepare(tokens, starts, lengths, batch_size)
         with nogil:
-            if self.exact != NULL:
-                bad = self.exact.gpt_train_steps(&losses[0], <double *> p, <double *> first, <double *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
-            elif self.f32 != NULL:
-                bad = self.f32.gpt_train_steps(&losses[0], <float *> p, <float *> first, <float *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
-            else:
-                bad = self.f64.gpt_train_steps(&losses[0], <double *> p, <double *> first, <double *> second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
+            bad = gpt_train_steps(&self.tables, &losses[0], p, first, second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
         self.check(bad, tokens, starts, lengths)
 
     def forward(self, params, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths, logits=None):
@@ -167,12 +161,7 @@ cdef class Engine:
         if logits is not None and (not logits.flags.c_contiguous or logits.shape != (np.sum(lengths), self.config.vocab_size)):
             raise ValueError(f"logits must be contiguous [{np.sum(lengths)}, {self.config.vocab_size}], not {logits.shape}")
         with nogil:
-            if self.exact != NULL:
-                bad = self.exact.gpt_forward(&losses[0], <double *> out, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
-            elif self.f32 != NULL:
-                bad = self.f32.gpt_forward(&losses[0], <float *> out, <const float *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
-            else:
-                bad = self.f64.gpt_forward(&losses[0], <double *> out, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            bad = gpt_forward(&self.tables, &losses[0], out, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
         self.check(bad, tokens, starts, lengths)
         return np.asarray(losses)
 
@@ -186,12 +175,7 @@ cdef class Engine:
             return np.empty(0)
         self.prepare(tokens, starts, lengths, B)
         with nogil:
-            if self.exact != NULL:
-                bad = self.exact.gpt_backward(&losses[0], <double *> g, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
-            elif self.f32 != NULL:
-                bad = self.f32.gpt_backward(&losses[0], <float *> g, <const float *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
-            else:
-                bad = self.f64.gpt_backward(&losses[0], <double *> g, <const double *> p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            bad = gpt_backward(&self.tables, &losses[0], g, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
         self.check(bad, tokens, starts, lengths)
         return np.asarray(losses)
 
@@ -227,13 +211,10 @@ cdef class Engine:
         cdef void *second = self.flat(v, True, "v")
         cdef void *g = self.flat(grads, True, "grads")
         cdef double norm
-        if self.exact != NULL:
+        if self.tables.exact != NULL:
             raise ValueError("exact numerics have no updates of their own, only train_steps")
         with nogil:
-            if self.f32 != NULL:
-                norm = self.f32.gpt_update(<float *> p, <float *> first, <float *> second, <float *> g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
-            else:
-                norm = self.f64.gpt_update(<double *> p, <double *> first, <double *> second, <double *> g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
+            norm = gpt_update(&self.tables, p, first, second, g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
         return norm
 
     def decoder(self, params):

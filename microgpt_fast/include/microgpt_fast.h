@@ -13,7 +13,8 @@
 extern "C" {
 #endif
 
-enum { MGF_RELU = 0, MGF_RELU2 = 1 };
+/* in the order of config.ACTIVATIONS; docs/kernels.md has the formulas */
+enum { MGF_RELU, MGF_RELU2, MGF_ACTIVATIONS };
 
 /* The shape of a model; head_dim = n_embd / n_head. */
 typedef struct {

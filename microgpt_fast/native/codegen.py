@@ -114,6 +114,25 @@ def python_function(s):
     return "\n".join(lines)
 
 
+def model_function(s):
+    """The function of one gpt_* function that takes exact numerics, float32 or float64 as an engine's tables say."""
+    arguments = ", ".join(
+        f"{cython_type(a.ctype, 'void')} {a.name}" if a.base == "real" else f"{cython_type(a.ctype, '')} {a.name}"
+        for a in s.arguments
+    )
+    keyword = "" if s.result == "void" else "return "
+    lines = [f"cdef {cython_type(s.result, 'double')} {s.name}(const engine_tables *t, {arguments}) noexcept nogil:"]
+    choices = [("exact", "double")] if s.is_exact else []
+    for table, real in [*choices, ("f32", "float"), ("f64", "double")]:
+        passed = ", ".join(
+            f"<{cython_type(a.ctype, real)}> {a.name}" if a.base == "real" else a.name for a in s.arguments
+        )
+        lines += [f"    if t.{table} != NULL:", f"        {keyword}t.{table}.{s.name}({passed})"]
+        if not keyword:
+            lines.append("        return")
+    return "\n".join(lines)
+
+
 def addresses(kernels):
     """A Python function that tells where the functions of the instruction set in use are."""
     lines = [
@@ -138,6 +157,7 @@ def generate(folder=BACKENDS):
     functions = [concrete_function(s, suffix, real) for suffix, real in DTYPES for s in kernels]
     functions += [python_function(s) for s in kernels]
     functions.append(addresses(kernels))
+    functions += [model_function(s) for s in signatures if s.is_model]
     _write_if_changed(folder / "cython_tables.pxd", tables(signatures))
     _write_if_changed(folder / "cython_backend.pxd", declarations(kernels))
     _write_if_changed(folder / "cython_kernels.pxi", MADE + "\n\n" + "\n\n\n".join(functions) + "\n")
