@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends
+from .backends.engines import engine_of
 from .config import GPTConfig, TrainConfig, UsageError
 from .data.tokenizer import ByteTokenizer, Tokenizer
 from .random_stream import RandomStream
@@ -55,7 +56,7 @@ class GPT:
         self.tokenizer = tokenizer
         self.train_config: TrainConfig | None = None
         self.backend = backends.load(backend)
-        self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend)
+        self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend, config)
         self._threads = threads or default_threads(config, config.block_size)
         self._parameters = np.zeros(config.num_params, dtype)
         self._engine: Any = None
@@ -81,10 +82,15 @@ class GPT:
     def engine(self) -> Any:
         """The backend's engine for this configuration, made at first use."""
         if self._engine is None:
-            self._engine = self.backend.Engine(
-                self.config, self.parameters.dtype, self.numerics, self.threads
+            self._engine = engine_of(
+                self.backend, self.config, self.parameters.dtype, self.numerics, self.threads
             )
         return self._engine
+
+    @property
+    def path(self) -> str:
+        """What computes: "exact", "narrow", "general" or "composed", the first that serves the configuration."""
+        return str(self.engine.path)
 
     def initialise(self, random: RandomStream, std: float = 0.08, zero_init: bool = False) -> None:
         """Draw every parameter, in the order of the buffer, from a normal distribution around 0.
@@ -136,7 +142,12 @@ class GPT:
 
 
 def resolve_numerics(
-    numerics: str | None, dtype: str, batch_size: int, backend: ModuleType, is_plain: bool = True
+    numerics: str | None,
+    dtype: str,
+    batch_size: int,
+    backend: ModuleType,
+    config: GPTConfig,
+    is_plain: bool = True,
 ) -> tuple[str, str | None]:
     """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" is not.
 
@@ -151,6 +162,7 @@ def resolve_numerics(
         As in `TrainConfig`.
     backend : module
         As backends.load() returns it.
+    config : GPTConfig
     is_plain : bool
         Whether steps are the original's: no accumulation, clipping or weight decay.
 
@@ -169,6 +181,8 @@ def resolve_numerics(
         reason = f"exact numerics need dtype float64, not {dtype}"
     elif not backend.HAS_EXACT:
         reason = f"the {backends.name_of(backend)} backend has no exact numerics"
+    elif backend.path_of(config, "exact") is None:
+        reason = f"exact numerics do not serve activation {config.activation}"
     elif batch_size != 1:
         reason = f"exact numerics need batch_size 1, not {batch_size}"
     elif not is_plain:

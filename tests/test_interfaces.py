@@ -14,6 +14,7 @@ import pytest
 import microgpt_fast
 from microgpt_fast import backends
 from microgpt_fast.checking.cases import CASES
+from microgpt_fast.config import GPTConfig
 from microgpt_fast.native.signatures import read_signatures
 
 ROOT = Path(__file__).parent.parent
@@ -141,3 +142,12 @@ def test_jitted_code_with_wrong_arguments_does_not_compile(compiled):
     with pytest.raises(numba.TypingError, match="takes 6 arguments"):
         numba.njit(lambda y: linear(y))(a)  # noqa: PLW0108
     jitted(a.copy(), frozen, a)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, dict(n_layer=3, n_embd=20, n_head=5, block_size=7, activation="relu2"), dict(n_layer=2, n_embd=96)],
+)
+def test_c_and_python_have_one_table_of_parameters(compiled, sizes):
+    config = GPTConfig(11, **sizes)
+    assert compiled.parameter_table(config) == list(config.parameters())

@@ -15,6 +15,10 @@ class WithExact:
     __name__ = "microgpt_fast.backends.cython_backend"
     HAS_EXACT = True
 
+    @staticmethod
+    def path_of(config, numerics):
+        return "exact"
+
 
 class WithoutExact:
     __name__ = "microgpt_fast.backends.numpy_backend"
@@ -115,7 +119,7 @@ def test_generate_refuses_what_cannot_be_drawn(model):
     ],
 )
 def test_numerics_chosen_silently(asked, dtype, batch_size, backend, result):
-    assert resolve_numerics(asked, dtype, batch_size, backend) == (result, None)
+    assert resolve_numerics(asked, dtype, batch_size, backend, GPTConfig(4)) == (result, None)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +130,12 @@ def test_numerics_chosen_silently(asked, dtype, batch_size, backend, result):
     ],
 )
 def test_numerics_that_fall_back_say_so(batch_size, backend, reason):
-    numerics, note = resolve_numerics(None, "float64", batch_size, backend)
+    numerics, note = resolve_numerics(None, "float64", batch_size, backend, GPTConfig(4))
     assert numerics == "fast" and reason in note
     with pytest.raises(UsageError, match=reason):
-        resolve_numerics("exact", "float64", batch_size, backend)
+        resolve_numerics("exact", "float64", batch_size, backend, GPTConfig(4))
 
 
 def test_exact_numerics_are_float64():
     with pytest.raises(UsageError, match="float64, not float32"):
-        resolve_numerics("exact", "float32", 1, WithExact())
+        resolve_numerics("exact", "float32", 1, WithExact(), GPTConfig(4))

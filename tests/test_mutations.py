@@ -118,16 +118,16 @@ DEFECTS = {
         "(k + i == h.n - 1 ? (real)1 : h.slope * (real)(h.n - 1 - k - i))",
     ),
     "relu's derivative 1 at 0": (
-        "kernels/mlp.h",
+        "base/activation.h",
         ["mlp_backward"],
-        "blend(u > (vec){0}, d,",
-        "blend(u >= (vec){0}, d,",
+        "blend(h > (vec){0}, d,",
+        "blend(h >= (vec){0}, d,",
     ),
     "relu2's derivative without its 2": (
-        "kernels/mlp.h",
+        "base/activation.h",
         ["mlp_backward"],
-        "d * (r + r)",
-        "d * r",
+        "relu(h) * (d + d)",
+        "relu(h) * d",
     ),
     "the second block of the hidden layer dropped": (
         "kernels/mlp.h",
@@ -174,8 +174,8 @@ DEFECTS = {
     "a gradient clipped before it is divided": (
         "gpt/update.h",
         ["gpt_update"],
-        "norm_of(grads, a.n, pool) / divisor",
-        "norm_of(grads, a.n, pool)",
+        "norm_of(grads, table.count, pool) / divisor",
+        "norm_of(grads, table.count, pool)",
     ),
     "the norm's first part alone": (
         "gpt/update.h",
@@ -265,6 +265,8 @@ def compiled(csrc, library):
             "-shared",
             "-I",
             microgpt_fast.get_include(),
+            "-I",
+            csrc,
             "-DREAL_BITS=64",
             "-DMGF_TABLE=table",
             *sources,

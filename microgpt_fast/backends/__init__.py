@@ -26,7 +26,7 @@ def load(name="auto"):
     Returns
     -------
     module
-        With the kernels, ``Engine`` and ``HAS_EXACT``.
+        With the kernels, ``Engine``, ``path_of`` and ``HAS_EXACT``.
 
     Raises
     ------

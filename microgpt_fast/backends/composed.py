@@ -44,6 +44,7 @@ class ComposedEngine:
         if numerics != "fast":
             raise ValueError(f"numerics is {numerics!r}: the {name_of(kernels)} backend has only 'fast'")
         self.kernels = kernels
+        self.path = kernels.path_of(config, numerics)
         self.config, self.dtype = config, np.dtype(dtype)
         self.activation = {"relu": RELU, "relu2": RELU2}[config.activation]
         self.scale = config.head_dim**-0.5

@@ -12,6 +12,7 @@ numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the
 
 import sys
 
+from . import numba_micro
 from .composed import RELU2
 from .numba_attention import attention_head, attention_head_backward, attention_head_decode
 from .numba_batch import outside
@@ -33,6 +34,13 @@ from .numba_simd import is_null, lanes, load_partial, pointer, stack, store_part
 from .numba_update import gpt_update  # noqa: F401
 
 HAS_EXACT = False
+
+
+def path_of(config, numerics="fast"):
+    """The path that computes a model: "narrow" or "general"; None for exact numerics."""
+    if numerics == "exact":
+        return None
+    return "narrow" if numba_micro.train_steps_for(config) else "general"
 
 
 # ---- gemm

@@ -101,7 +101,7 @@ def make_bench(options, names):
     batch_sizes += [jobs.DECODE[name][1] for name in names if name in jobs.DECODE]
     batch_sizes += [job.batch_size for job in jobs.sweep()] if options.sweep else []
     for batch_size in batch_sizes:
-        resolve_numerics(config.numerics, config.dtype, batch_size, backend)
+        resolve_numerics(config.numerics, config.dtype, batch_size, backend, jobs.NAMES_MODEL)
     return Bench(backend, config.dtype, config.numerics, config.threads or 1, options.seconds)
 
 

@@ -117,11 +117,15 @@ def python_function(s):
 def model_function(s):
     """The function of one gpt_* function that takes exact numerics, float32 or float64 as an engine's tables say."""
     arguments = ", ".join(
-        f"{cython_type(a.ctype, 'void')} {a.name}" if a.base == "real" else f"{cython_type(a.ctype, '')} {a.name}"
+        f"{cython_type(a.ctype, 'void')} {a.name}"
+        if a.base == "real"
+        else f"{cython_type(a.ctype, '')} {a.name}"
         for a in s.arguments
     )
     keyword = "" if s.result == "void" else "return "
-    lines = [f"cdef {cython_type(s.result, 'double')} {s.name}(const engine_tables *t, {arguments}) noexcept nogil:"]
+    lines = [
+        f"cdef {cython_type(s.result, 'double')} {s.name}(const engine_tables *t, {arguments}) noexcept nogil:"
+    ]
     choices = [("exact", "double")] if s.is_exact else []
     for table, real in [*choices, ("f32", "float"), ("f64", "double")]:
         passed = ", ".join(

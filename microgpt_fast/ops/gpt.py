@@ -7,6 +7,7 @@ functions make anew at every call: the workspace and the threads.
 import numpy as np
 
 from .. import backends
+from ..backends.engines import engine_of
 from ._call import FLOATS, check_output, check_overlap, contiguous
 
 
@@ -212,4 +213,4 @@ def _documents(tokens, starts, lengths):
 
 def _engine(config, params, numerics, threads, backend):
     module = backends.load(backend) if isinstance(backend, str) else backend
-    return module.Engine(config, params.dtype, numerics, threads)
+    return engine_of(module, config, params.dtype, numerics, threads)

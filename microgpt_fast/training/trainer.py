@@ -89,7 +89,7 @@ class Trainer:
         backend = backends.load(config.backend)
         is_plain = self._is_simple and not config.weight_decay
         numerics, self.note = resolve_numerics(
-            config.numerics, config.dtype, config.batch_size, backend, is_plain
+            config.numerics, config.dtype, config.batch_size, backend, make_model_config(1), is_plain
         )
         if not isinstance(data, Corpus):
             block_size = make_model_config(1).block_size
@@ -130,6 +130,11 @@ class Trainer:
         """The loss of each step so far: float64 array [step]."""
         self._losses = [np.concatenate([np.empty(0), *self._losses])]
         return self._losses[0]
+
+    @property
+    def path(self) -> str:
+        """What computes the steps: see `GPT.path`."""
+        return self.model.path
 
     @property
     def order(self) -> NDArray[np.int64] | None:
