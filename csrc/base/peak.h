@@ -12,9 +12,9 @@ static double peak_compute(ptrdiff_t rounds) {
     enum { CHAINS = VECTOR_REGISTERS - 4 };
     volatile real half = (real)0.5, one = 1;
     vec a = splat(half), b = splat(one), x[CHAINS];
-    UNROLL for (int i = 0; i < CHAINS; i++) x[i] = splat((real)i);
+    EACH(i, CHAINS) x[i] = splat((real)i);
     for (ptrdiff_t round = 0; round < rounds; round++)
-        UNROLL for (int i = 0; i < CHAINS; i++) x[i] = x[i] * a + b;
+        EACH(i, CHAINS) x[i] = x[i] * a + b;
     UNROLL for (int i = 1; i < CHAINS; i++) x[0] += x[i];
     one = x[0][0];
     return 2.0 * VL * CHAINS * (double)rounds;
@@ -28,7 +28,7 @@ static double peak_read(const void *data, ptrdiff_t bytes) {
     const ptrdiff_t n = max_of(0, bytes - skipped) / (ptrdiff_t)sizeof(real) / (CHAINS * VL) * (CHAINS * VL);
     vec x[CHAINS] = {{0}};
     for (ptrdiff_t i = 0; i < n; i += CHAINS * VL)
-        UNROLL for (int j = 0; j < CHAINS; j++) x[j] += load(p + i + j * VL);
+        EACH(j, CHAINS) x[j] += load(p + i + j * VL);
     UNROLL for (int j = 1; j < CHAINS; j++) x[0] += x[j];
     volatile real sink = x[0][0];
     (void)sink;

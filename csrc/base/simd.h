@@ -102,19 +102,22 @@ INLINE void store_n(real *p, vec x, int n) { n == VL ? store(p, x) : _mm256_mask
 INLINE vec load_n(const real *p, int n) {
     if (n == VL) return load(p);
     vec x = {0};
-    UNROLL for (int lane = 0; lane < VL - 1; lane++) if (lane < n) x[lane] = p[lane];
+    EACH(lane, VL - 1)
+        if (lane < n) x[lane] = p[lane];
     return x;
 }
 INLINE void store_n(real *p, vec x, int n) {
     if (n == VL) store(p, x);
-    else UNROLL for (int lane = 0; lane < VL - 1; lane++) if (lane < n) p[lane] = x[lane];
+    else
+        EACH(lane, VL - 1)
+            if (lane < n) p[lane] = x[lane];
 }
 #endif
 
 /* lanes 0, 1, 2, ... */
 INLINE ivec lane_numbers(void) {
     ivec lanes = {0};
-    UNROLL for (int lane = 0; lane < VL; lane++) lanes[lane] = lane;
+    EACH(lane, VL) lanes[lane] = lane;
     return lanes;
 }
 
@@ -187,7 +190,7 @@ INLINE vec vrsqrt(vec a) {
 INLINE vec swap_lanes(vec x, const int distance) {
     vec y = x;
 #ifdef __clang__
-    UNROLL for (int lane = 0; lane < VL; lane++) y[lane] = x[lane ^ distance];
+    EACH(lane, VL) y[lane] = x[lane ^ distance];
 #else
     y = __builtin_shuffle(x, lane_numbers() ^ isplat(distance));
 #endif
@@ -213,7 +216,7 @@ INLINE int any(ivec mask) {
     return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #else
     integer set = 0;
-    UNROLL for (int lane = 0; lane < VL; lane++) set |= mask[lane];
+    EACH(lane, VL) set |= mask[lane];
     return set != 0;
 #endif
 }
@@ -270,7 +273,7 @@ INLINE vec vlog(vec x) {
 INLINE vec group_lane(vec x, const int n, const int i) {
     vec y = x;
 #ifdef __clang__
-    UNROLL for (int lane = 0; lane < VL; lane++) y[lane] = x[(lane & -n) | i];
+    EACH(lane, VL) y[lane] = x[(lane & -n) | i];
 #else
     y = __builtin_shuffle(x, (lane_numbers() & isplat(-n)) | isplat(i));
 #endif
@@ -283,7 +286,7 @@ INLINE void exchange_lanes(vec rows[], const int n, const int half) {
         UNROLL for (int i = first; i < first + half; i++) {
             vec a = rows[i], b = rows[i + half];
 #ifdef __clang__
-            UNROLL for (int lane = 0; lane < VL; lane++) {
+            EACH(lane, VL) {
                 rows[i][lane] = lane & half ? b[lane - half] : a[lane];
                 rows[i + half][lane] = lane & half ? b[lane] : a[lane + half];
             }
@@ -300,7 +303,7 @@ INLINE void exchange_lanes(vec rows[], const int n, const int half) {
 INLINE void interleave_quads(vec *a, vec *b) {
     vec x = *a, y = *b;
 #ifdef __clang__
-    UNROLL for (int lane = 0; lane < VL; lane++) {
+    EACH(lane, VL) {
         int from = (lane & ~3) | (lane & 3) / 2;
         (*a)[lane] = (lane & 1 ? y : x)[from];
         (*b)[lane] = (lane & 1 ? y : x)[from + 2];
@@ -335,7 +338,7 @@ INLINE vec sum_groups(vec rows[], const int n) {
             vec a = rows[i], b = rows[i + distance];
 #ifdef __clang__
             vec kept, other;
-            UNROLL for (int lane = 0; lane < VL; lane++) {
+            EACH(lane, VL) {
                 kept[lane] = (lane & distance ? b : a)[lane];
                 other[lane] = (lane & distance ? b : a)[lane ^ distance];
             }
@@ -361,14 +364,14 @@ INLINE void transpose_block(real *to, ptrdiff_t ld_to, const real *from, ptrdiff
                             real scale) {
     vec rows[VL];
     if (n_rows == VL && n_columns == VL) {
-        UNROLL for (int i = 0; i < VL; i++) rows[i] = load(from + i * ld_from) * splat(scale);
+        EACH(i, VL) rows[i] = load(from + i * ld_from) * splat(scale);
         transpose(rows);
-        UNROLL for (int j = 0; j < VL; j++) store(to + j * ld_to, rows[j]);
+        EACH(j, VL) store(to + j * ld_to, rows[j]);
     } else {
-        UNROLL for (int i = 0; i < VL; i++)
+        EACH(i, VL)
             rows[i] = i < n_rows ? load_n(from + i * ld_from, n_columns) * splat(scale) : (vec){0};
         transpose(rows);
-        UNROLL for (int j = 0; j < VL; j++) if (j < n_columns) store(to + j * ld_to, rows[j]);
+        EACH(j, VL) if (j < n_columns) store(to + j * ld_to, rows[j]);
     }
 }
 

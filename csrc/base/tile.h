@@ -72,11 +72,12 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
     for (ptrdiff_t k = 0; k < K; k++) {
         if (transposed) __builtin_prefetch(a + 32 * ld_a); /* rows of A lie too far apart for the hardware to foresee */
         vec row[WIDE_ROW];
-    UNROLL for (int j = 0; j < vectors; j++)
-            row[j] = tile_load(b + j / TILE_VECTORS * t->panel + j % TILE_VECTORS * VL, partial && j == vectors - 1, t->last);
-        UNROLL for (int i = 0; i < rows; i++) {
+        EACH(j, vectors)
+            row[j] =
+                tile_load(b + j / TILE_VECTORS * t->panel + j % TILE_VECTORS * VL, partial && j == vectors - 1, t->last);
+        EACH(i, rows) {
             real element = transposed ? a[i] : (i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3)[i % 3 * ld_a];
-            UNROLL for (int j = 0; j < vectors; j++) x[i][j] = fused(splat(element), row[j], x[i][j]);
+            EACH(j, vectors) x[i][j] = fused(splat(element), row[j], x[i][j]);
         }
         b += ld_b;
         if (transposed) a += ld_a;
@@ -86,19 +87,21 @@ INLINE void tile_sums(const int rows, const int vectors, const int transposed, c
 
 INLINE void tile(const int rows, const int vectors, const int partial, const tile_arguments *t) {
     vec x[TILE_ROWS][WIDE_ROW];
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) x[i][j] = (vec){0};
+    EACH(i, rows)
+        EACH(j, vectors) x[i][j] = (vec){0};
     if (t->adds)
-        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++)
-            x[i][j] = tile_load(t->c + i * t->ld_c + j * VL, partial && j == vectors - 1, t->last);
+        EACH(i, rows)
+            EACH(j, vectors) x[i][j] = tile_load(t->c + i * t->ld_c + j * VL, partial && j == vectors - 1, t->last);
     if (t->transposed) tile_sums(rows, vectors, 1, partial, x, t);
     else tile_sums(rows, vectors, 0, partial, x, t);
 
 #define FOR_TILE(expression)                                                                                               \
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vectors; j++) {                                       \
-        real *c = t->c + i * t->ld_c + j * VL;                                                                             \
-        const int edge = partial && j == vectors - 1;                                                                      \
-        tile_store(c, expression, edge, t->last);                                                                          \
-    }
+    EACH(i, rows)                                                                                                          \
+        EACH(j, vectors) {                                                                                                 \
+            real *c = t->c + i * t->ld_c + j * VL;                                                                         \
+            const int edge = partial && j == vectors - 1;                                                                  \
+            tile_store(c, expression, edge, t->last);                                                                      \
+        }
     if (t->mode == ROW_SCALE_ADD) {
         FOR_TILE(tile_load(c, edge, t->last) * splat(t->scale[i]) + x[i][j])
     } else {
@@ -107,14 +110,13 @@ INLINE void tile(const int rows, const int vectors, const int partial, const til
 #undef FOR_TILE
 }
 
-#define TILE(rows, vectors)                                                                                  \
-    NOINLINE void tile_##rows##x##vectors(const tile_arguments *t) { tile(rows, vectors, 0, t); }            \
+#define TILE(rows, vectors)                                                                                                \
+    NOINLINE void tile_##rows##x##vectors(const tile_arguments *t) { tile(rows, vectors, 0, t); }                          \
     NOINLINE void tile_##rows##x##vectors##_partial(const tile_arguments *t) { tile(rows, vectors, 1, t); }
-#define TILES_TO_6(vectors) \
+#define TILES_TO_6(vectors)                                                                                                \
     TILE(1, vectors) TILE(2, vectors) TILE(3, vectors) TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
 #define TILES_TO_8(vectors) TILES_TO_6(vectors) TILE(7, vectors) TILE(8, vectors)
-#define TILES_TO_12(vectors) \
-    TILES_TO_8(vectors) TILE(9, vectors) TILE(10, vectors) TILE(11, vectors) TILE(12, vectors)
+#define TILES_TO_12(vectors) TILES_TO_8(vectors) TILE(9, vectors) TILE(10, vectors) TILE(11, vectors) TILE(12, vectors)
 
 #define NAME(rows, vectors) {tile_##rows##x##vectors, tile_##rows##x##vectors##_partial}
 #define NAMES_TO_6(v) NAME(1, v), NAME(2, v), NAME(3, v), NAME(4, v), NAME(5, v), NAME(6, v)

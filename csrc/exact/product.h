@@ -23,29 +23,25 @@ INLINE void product_tile(double *y, ptrdiff_t ld_y, const double *w, const doubl
     for (ptrdiff_t i = 0; i < f->K; i++) {
         ptrdiff_t k = f->order ? f->order[i] : i;
         vec xk[TILE_VECTORS];
-    UNROLL for (int u = 0; u < U; u++)
-            xk[u] = load(x + k * f->ld_x + u * VL);
-        UNROLL for (int r = 0; r < R; r++) {
+        EACH(u, U) xk[u] = load(x + k * f->ld_x + u * VL);
+        EACH(r, R) {
             vec wk = splat(w[r * f->ld_r + k * f->ld_k]);
-            UNROLL for (int u = 0; u < U; u++)
-                sum[r][u] += wk * xk[u];
+            EACH(u, U) sum[r][u] += wk * xk[u];
         }
     }
-    UNROLL for (int r = 0; r < R; r++) {
+    EACH(r, R) {
         if (U == 2) store(y + r * ld_y, sum[r][0]);
         store_n(y + r * ld_y + (U - 1) * VL, sum[r][U - 1], lanes);
     }
 }
 
-INLINE void product_rows(double *y, ptrdiff_t ld_y, const factors *f, ptrdiff_t rows, ptrdiff_t columns,
-                         const int R) {
+INLINE void product_rows(double *y, ptrdiff_t ld_y, const factors *f, ptrdiff_t rows, ptrdiff_t columns, const int R) {
     for (ptrdiff_t c = 0; c < columns; c += TILE_VECTORS * VL)
         for (ptrdiff_t r = 0; r < rows; r += R) {
             ptrdiff_t row = min_of(r, rows - R); /* the last tile may compute rows again */
             double *to = y + row * ld_y + c;
             const double *w = f->w + row * f->ld_r, *x = f->x + c;
-            if (TILE_VECTORS == 2 && columns - c > VL)
-                product_tile(to, ld_y, w, x, f, R, 2, lanes_left(c + VL, columns));
+            if (TILE_VECTORS == 2 && columns - c > VL) product_tile(to, ld_y, w, x, f, R, 2, lanes_left(c + VL, columns));
             else product_tile(to, ld_y, w, x, f, R, 1, lanes_left(c, columns));
         }
 }
@@ -58,28 +54,26 @@ INLINE void product(double *y, ptrdiff_t ld_y, factors f, ptrdiff_t rows, ptrdif
 }
 
 /* w [rows, K], k ascending and descending */
-NOINLINE void rows_ascending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w,
-                             ptrdiff_t ld_w, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
+NOINLINE void rows_ascending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w, ptrdiff_t ld_w,
+                             ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
     product(y, ld_y, (factors){w, x, ld_w, 1, ld_x, K, NULL}, rows, columns);
 }
-NOINLINE void rows_descending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w,
-                              ptrdiff_t ld_w, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
+NOINLINE void rows_descending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w, ptrdiff_t ld_w,
+                              ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
     product(y, ld_y, (factors){w + K - 1, x + (K - 1) * ld_x, ld_w, -1, -ld_x, K, NULL}, rows, columns);
 }
 /* w [K, rows] */
-NOINLINE void columns_ascending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w,
-                                ptrdiff_t ld_w, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
+NOINLINE void columns_ascending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w, ptrdiff_t ld_w,
+                                ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
     product(y, ld_y, (factors){w, x, 1, ld_w, ld_x, K, NULL}, rows, columns);
 }
 NOINLINE void columns_descending(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w,
                                  ptrdiff_t ld_w, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K) {
-    product(y, ld_y, (factors){w + (K - 1) * ld_w, x + (K - 1) * ld_x, 1, -ld_w, -ld_x, K, NULL}, rows,
-            columns);
+    product(y, ld_y, (factors){w + (K - 1) * ld_w, x + (K - 1) * ld_x, 1, -ld_w, -ld_x, K, NULL}, rows, columns);
 }
 /* w [.., rows], K of its rows in the given order */
-NOINLINE void columns_in_order(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w,
-                               ptrdiff_t ld_w, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K,
-                               const ptrdiff_t *order) {
+NOINLINE void columns_in_order(double *y, ptrdiff_t ld_y, const double *x, ptrdiff_t ld_x, const double *w, ptrdiff_t ld_w,
+                               ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const ptrdiff_t *order) {
     product(y, ld_y, (factors){w, x, 1, ld_w, ld_x, K, order}, rows, columns);
 }
 
@@ -95,19 +89,17 @@ static void transposed(double *to, ptrdiff_t ld_to, const double *from, ptrdiff_
 /* ---- linear layers: w [O, I], activations feature-major ---- */
 
 /* y [O, T] = w x: inputs ascending */
-static void exact_linear_forward(const model *g, double *y, const double *x, const double *w, ptrdiff_t O,
-                           ptrdiff_t I) {
+static void exact_linear_forward(const model *g, double *y, const double *x, const double *w, ptrdiff_t O, ptrdiff_t I) {
     rows_ascending(y, g->T, x, g->T, w, I, O, padded(g->n), I);
 }
 /* dx [I, T] = w^T dy: an input feeds all outputs, which were visited in ascending order and give in
  * descending order */
-static void exact_linear_backward(const model *g, double *dx, const double *dy, const double *w, ptrdiff_t O,
-                            ptrdiff_t I) {
+static void exact_linear_backward(const model *g, double *dx, const double *dy, const double *w, ptrdiff_t O, ptrdiff_t I) {
     columns_descending(dx, g->T, dy, g->T, w, I, I, padded(g->n), O);
 }
 /* dw [O, I] = dy x^T: positions descending */
 static void exact_linear_weight_backward(const model *g, double *dw, const double *dy, const double *x, ptrdiff_t O,
-                                   ptrdiff_t I) {
+                                         ptrdiff_t I) {
     const ptrdiff_t ld = position_stride(I);
     transposed(g->rows, ld, x, g->T, I, g->n);
     rows_descending(dw, I, g->rows, ld, dy, g->T, O, I, g->n);

@@ -94,16 +94,14 @@ INLINE void sum_values(const int vectors, real *o, const real *p, const real *va
     vec sum[2][2] = {{{0}}};
     ptrdiff_t t = 0;
 #define ADD_VALUE(i)                                                                                                       \
-    UNROLL for (int j = 0; j < vectors; j++) sum[i][j] +=                                                                  \
-        splat(p[t + i]) * tile_load(values + (t + i) * ld + j * VL, j == vectors - 1, last)
+    EACH(j, vectors) sum[i][j] += splat(p[t + i]) * tile_load(values + (t + i) * ld + j * VL, j == vectors - 1, last)
     for (; t + 2 <= n; t += 2) {
         ADD_VALUE(0);
         ADD_VALUE(1);
     }
     if (t < n) ADD_VALUE(0);
 #undef ADD_VALUE
-    UNROLL for (int j = 0; j < vectors; j++)
-        tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor, j == vectors - 1, last);
+    EACH(j, vectors) tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor, j == vectors - 1, last);
 }
 
 /* where the layer's keys, or values, of row i's stream begin */
@@ -131,8 +129,7 @@ static void attend_row(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
         const real *p = scores + h * d->ld_t;
         vec factor = load(factors + h * VL);
         ptrdiff_t c = h * D, end = c + D;
-        for (; c + VL < end; c += 2 * VL)
-            sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
+        for (; c + VL < end; c += 2 * VL) sum_values(2, o + c, p, values + c, n, C, lanes_left(c + VL, end), factor);
         if (c < end) sum_values(1, o + c, p, values + c, n, C, lanes_left(c, end), factor);
     }
 }
@@ -170,8 +167,9 @@ static void decode_rows(void *context, ptrdiff_t item) {
         for (ptrdiff_t i = r.first; layer < g->L && i < r.first + r.rows; i++) attend_row(d, layer, i);
     }
     for (ptrdiff_t i = r.first; d->drawn && i < r.first + r.rows; i++)
-        d->drawn[i] = !d->randoms[i] ? -1 : draw_token(d->randoms[i], g->logits + i * g->ld_v, d->weights + i * g->V, g->V,
-                                                       d->temperature);
+        d->drawn[i] = !d->randoms[i]
+                          ? -1
+                          : draw_token(d->randoms[i], g->logits + i * g->ld_v, d->weights + i * g->V, g->V, d->temperature);
 }
 
 /* g->logits [n, V] that follow the n streams' tokens */

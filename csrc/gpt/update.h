@@ -60,7 +60,8 @@ static void adam_all(adam_phase *a, const parameter_table *t, ptrdiff_t layers, 
 static double sum_of_squares(const real *g, ptrdiff_t n) {
     double sums[NORM_LANES] = {0}, total = 0;
     ptrdiff_t i = 0;
-    for (; i + NORM_LANES <= n; i += NORM_LANES) UNROLL for (int lane = 0; lane < NORM_LANES; lane++) sums[lane] += (double)g[i + lane] * (double)g[i + lane];
+    for (; i + NORM_LANES <= n; i += NORM_LANES)
+        EACH(lane, NORM_LANES) sums[lane] += (double)g[i + lane] * (double)g[i + lane];
     for (; i < n; i++) total += (double)g[i] * (double)g[i];
     for (int lane = 0; lane < NORM_LANES; lane++) total += sums[lane];
     return total;

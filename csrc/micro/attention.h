@@ -27,18 +27,17 @@ INLINE vec spread(const int D, const real *row, const int d) {
 /* columns [D][lanes] of the block's rows, ld apart; those from n on count as 0 */
 INLINE void load_columns(const int D, vec columns[], const real *rows, ptrdiff_t ld, ptrdiff_t n) {
     const int Q = queries_of(D);
-    UNROLL for (int segment = 0; segment < segments_of(D); segment++) {
-        UNROLL for (int i = 0; i < Q; i++)
-            columns[segment * Q + i] = i < n ? load(rows + i * ld + segment * VL) : (vec){0};
+    EACH(segment, segments_of(D)) {
+        EACH(i, Q) columns[segment * Q + i] = i < n ? load(rows + i * ld + segment * VL) : (vec){0};
         transpose_groups(columns + segment * Q, Q);
     }
 }
 /* its inverse; rows from n on are not written */
 INLINE void store_columns(const int D, vec columns[], real *rows, ptrdiff_t ld, ptrdiff_t n) {
     const int Q = queries_of(D);
-    UNROLL for (int segment = 0; segment < segments_of(D); segment++) {
+    EACH(segment, segments_of(D)) {
         transpose_groups(columns + segment * Q, Q);
-        UNROLL for (int i = 0; i < Q; i++)
+        EACH(i, Q)
             if (i < n) store(rows + i * ld + segment * VL, columns[segment * Q + i]);
     }
 }
@@ -73,12 +72,12 @@ INLINE void micro_heads(const int D, real *o, const ptrdiff_t ld_o, real *e, con
         ptrdiff_t keys = min_of(first + Q, n);
         vec query[16], output[16], total, shift = {0}, largest = {0};
         load_columns(D, query, q + first * ld, ld, n - first);
-        UNROLL for (int d = 0; d < D; d++) query[d] *= splat(scale);
+        EACH(d, D) query[d] *= splat(scale);
 
         /* Nothing is taken off the scores before exp, unless one is large: then once more, without the largest. */
         for (int turn = 0; turn < 2; turn++) {
             total = (vec){0};
-            UNROLL for (int d = 0; d < D; d++) output[d] = (vec){0};
+            EACH(d, D) output[d] = (vec){0};
             for (ptrdiff_t i = 0; i < keys; i++) {
                 vec s = dot_columns(D, query, k + i * ld);
                 largest = vmax_abs(s, largest);
@@ -86,14 +85,14 @@ INLINE void micro_heads(const int D, real *o, const ptrdiff_t ld_o, real *e, con
                 if (i > first) x = blend(query_number(D) < isplat((integer)(i - first)), (vec){0}, x); /* not seen */
                 store(e + i * VL, x);
                 total += x;
-                UNROLL for (int d = 0; d < D; d++) output[d] = x * spread(D, v + i * ld, d) + output[d];
+                EACH(d, D) output[d] = x * spread(D, v + i * ld, d) + output[d];
             }
             if (!any(largest > splat(SAFE_SCORE))) break;
             shift = largest_score(D, query, k, ld, first, keys);
         }
         vec inverse = splat(1) / total;
         store(e + n * VL, inverse);
-        UNROLL for (int d = 0; d < D; d++) output[d] *= inverse;
+        EACH(d, D) output[d] *= inverse;
         store_columns(D, output, o + first * ld_o, ld_o, n - first);
     }
 }
@@ -119,20 +118,20 @@ INLINE void micro_heads_backward(const int D, real *dq, real *dk, real *dv, cons
         vec inverse = load(block + n * VL), scaled = inverse * splat(scale);
         delta *= inverse;
 
-        UNROLL for (int i = 0; i < Q; i++) UNROLL for (int j = 0; j < segments; j++) {
+        EACH(i, Q) EACH(j, segments) {
             query[i * segments + j] = i < rows ? load(q + (first + i) * ld + j * VL) : (vec){0};
             output[i * segments + j] = i < rows ? load(d_o + (first + i) * ld_o + j * VL) : (vec){0};
         }
-        UNROLL for (int d = 0; d < D; d++) column[d] = (vec){0};
+        EACH(d, D) column[d] = (vec){0};
         for (ptrdiff_t i = 0; i < keys; i++) {
             vec x = load(block + i * VL);
             store(p, x * inverse);
             store(ds, x * scaled * (load(dp + i * VL) - delta));
-            UNROLL for (int d = 0; d < D; d++) column[d] = load(ds) * spread(D, k + i * ld, d) + column[d];
-            UNROLL for (int j = 0; j < segments; j++) {
+            EACH(d, D) column[d] = load(ds) * spread(D, k + i * ld, d) + column[d];
+            EACH(j, segments) {
                 real *key = dk + i * ld + j * VL, *value = dv + i * ld + j * VL;
                 vec k_sum = first == last ? (vec){0} : load(key), v_sum = first == last ? (vec){0} : load(value);
-                UNROLL for (int a = 0; a < Q; a++) {
+                EACH(a, Q) {
                     k_sum = spread(Q, ds, a) * query[a * segments + j] + k_sum;
                     v_sum = spread(Q, p, a) * output[a * segments + j] + v_sum;
                 }

@@ -20,13 +20,13 @@ enum {
 INLINE void panel_product(const int K, const int vectors, vec y[], const real *x, const real *w) {
     const int sums = vectors == 1 ? CHAINS : vectors == 2 ? CHAINS / 2 : CHAINS / 4;
     vec sum[CHAINS][TILE_VECTORS];
-    UNROLL for (int i = 0; i < sums; i++) UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
+    EACH(i, sums)
+        EACH(j, vectors) sum[i][j] = (vec){0};
     for (int k = 0; k < K; k += sums, x += sums, w += sums * vectors * VL)
-        UNROLL for (int i = 0; i < sums; i++)
-            UNROLL for (int j = 0; j < vectors; j++)
-                sum[i][j] += splat(x[i]) * load(w + (i * vectors + j) * VL);
-    UNROLL for (int i = sums - 1; i; i--) UNROLL for (int j = 0; j < vectors; j++) sum[(i - 1) / 2][j] += sum[i][j];
-    UNROLL for (int j = 0; j < vectors; j++) y[j] = sum[0][j];
+        EACH(i, sums)
+            EACH(j, vectors) sum[i][j] += splat(x[i]) * load(w + (i * vectors + j) * VL);
+    UNROLL for (int i = sums - 1; i; i--) EACH(j, vectors) sum[(i - 1) / 2][j] += sum[i][j];
+    EACH(j, vectors) y[j] = sum[0][j];
 }
 
 /* y [O] = w x for w [O, K], packed transposed. The panels are a loop: unrolled, they would make half of the unit's code. */
@@ -44,7 +44,7 @@ INLINE vec inverse_rms(const int C, const vec x[]) {
 }
 
 INLINE void store_row(const int n, real *to, const vec x[]) {
-    UNROLL for (int j = 0; j < n / VL; j++) store(to + j * VL, x[j]);
+    EACH(j, n / VL) store(to + j * VL, x[j]);
 }
 
 /* One group of heads, as many as share a vector: o = sum over t of softmax_t(q . k_t) v_t, with the scale already in q.
@@ -56,7 +56,7 @@ INLINE void group_attention(const int C, const int D, vec o[], const vec q[], co
     vec largest = splat(MASKED), total = {0};
     for (ptrdiff_t t = 0; t < n; t += Q, scores += VL) {
         vec rows[VL];
-        UNROLL for (int i = 0; i < Q; i++) {
+        EACH(i, Q) {
             rows[i] = q[0] * load(k + (t + i) * C);
             UNROLL for (int s = 1; s < segments; s++) rows[i] += q[s] * load(k + (t + i) * C + s * VL);
         }
@@ -67,17 +67,17 @@ INLINE void group_attention(const int C, const int D, vec o[], const vec q[], co
     UNROLL for (int distance = Q / 2; distance; distance /= 2) largest = vmax(largest, swap_lanes(largest, distance));
     scores -= (n + Q - 1) / Q * VL;
     vec sum[2][16 / VL + 1];
-    UNROLL for (int s = 0; s < segments; s++) sum[0][s] = sum[1][s] = (vec){0};
+    EACH(s, segments) sum[0][s] = sum[1][s] = (vec){0};
     for (ptrdiff_t t = 0; t < n; t += Q, scores += VL) {
         vec p = vexp(load(scores) - largest);
         total += p;
-        UNROLL for (int i = 0; i < Q; i++)
-            UNROLL for (int s = 0; s < segments; s++)
+        EACH(i, Q)
+            EACH(s, segments)
                 sum[i % 2][s] += group_lane(p, Q, i) * load(v + (t + i) * C + s * VL);
     }
     UNROLL for (int distance = Q / 2; distance; distance /= 2) total += swap_lanes(total, distance);
     vec inverse = splat(1) / total;
-    UNROLL for (int s = 0; s < segments; s++) o[s] = (sum[0][s] + sum[1][s]) * inverse;
+    EACH(s, segments) o[s] = (sum[0][s] + sum[1][s]) * inverse;
 }
 
 INLINE void attend(const int C, const int D, decoder *d, ptrdiff_t layer, ptrdiff_t position, vec o[], vec qkv[]) {
@@ -87,7 +87,7 @@ INLINE void attend(const int C, const int D, decoder *d, ptrdiff_t layer, ptrdif
     store_row(C, values + position * C, qkv + 2 * vectors);
     if (position % Q == 0) /* what comes later in this block counts 0 times: it must be finite */
         for (ptrdiff_t i = C; i < Q * C; i += VL) store(values + position * C + i, (vec){0});
-    UNROLL for (int j = 0; j < vectors; j++) qkv[j] *= splat((real)(1 / sqrt((double)D)));
+    EACH(j, vectors) qkv[j] *= splat((real)(1 / sqrt((double)D)));
     UNROLL for (int j = 0; j < vectors; j += segments)
         group_attention(C, D, o + j, qkv + j, keys + j * VL, values + j * VL, d->scores, position + 1);
 }
@@ -99,29 +99,29 @@ INLINE void micro_decode(const int C, const int D, decoder *d, int32_t token, pt
     const real *wte = g->params + g->table.outside[WTE].at + token * C, *wpe = g->params + g->table.outside[WPE].at + position * C;
     real row[4 * WIDEST] __attribute__((aligned(VECTOR_BYTES)));
     vec x[ROW_VECTORS], y[4 * ROW_VECTORS], o[ROW_VECTORS];
-    UNROLL for (int j = 0; j < vectors; j++) x[j] = load(wte + j * VL) + load(wpe + j * VL);
+    EACH(j, vectors) x[j] = load(wte + j * VL) + load(wpe + j * VL);
     vec r = inverse_rms(C, x);
-    UNROLL for (int j = 0; j < vectors; j++) x[j] *= r;
+    EACH(j, vectors) x[j] *= r;
     store_row(C, row, x);
     for (ptrdiff_t layer = 0; layer < g->L; layer++) {
         r = inverse_rms(C, x);
         product(C, 3 * C, y, row, g->packed + layer_weight(g, layer, QKV).packed_at);
-        UNROLL for (int j = 0; j < 3 * vectors; j++) y[j] *= r;
+        EACH(j, 3 * vectors) y[j] *= r;
         attend(C, D, d, layer, position, o, y);
         store_row(C, row, o);
         product(C, C, y, row, g->packed + layer_weight(g, layer, WO).packed_at);
-        UNROLL for (int j = 0; j < vectors; j++) x[j] += y[j];
+        EACH(j, vectors) x[j] += y[j];
 
         store_row(C, row, x);
         r = inverse_rms(C, x);
         product(C, 4 * C, y, row, g->packed + layer_weight(g, layer, FC1).packed_at);
-        UNROLL for (int j = 0; j < 4 * vectors; j++) {
+        EACH(j, 4 * vectors) {
             y[j] = vmax(y[j] * r, (vec){0});
             if (g->config.activation == MGF_RELU2) y[j] *= y[j];
         }
         store_row(4 * C, row, y);
         product(4 * C, C, y, row, g->packed + layer_weight(g, layer, FC2).packed_at);
-        UNROLL for (int j = 0; j < vectors; j++) x[j] += y[j];
+        EACH(j, vectors) x[j] += y[j];
         store_row(C, row, x);
     }
     const real *w = g->packed;

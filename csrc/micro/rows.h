@@ -5,112 +5,33 @@
 #ifndef MGF_MICRO_ROWS_H
 #define MGF_MICRO_ROWS_H
 
-#include "micro/layout.h"
-#include "kernels/rmsnorm.h"
+#include "micro/loss.h"
+#include "micro/tile.h"
 
 #define MICRO_EPS ((real)1e-5)
 
-/* `tiles` tiles of equal height from row `first` on; the statistics of row t are at t + gap */
-typedef struct {
-    const micro *g;
-    ptrdiff_t layer, first, tiles, gap;
-} micro_rows;
-
-typedef vec micro_tile[MICRO_ROWS][4];
-
-/* t: the first row of each of p's tiles of R rows */
-#define EACH_TILE(t, p, R) for (ptrdiff_t t = (p)->first; t < (p)->first + (p)->tiles * (R); t += (R))
-
-/* the first of the statistics in each vector that R rows fill */
-#define EACH_VECTOR_OF(i, R) UNROLL for (int i = 0; i < (R); i += VL)
-
-/* the most vectors of a row, dividing n of them, that registers hold for R rows */
-INLINE int vectors_at_once(const int n, const int R) {
-    const int most = VECTOR_REGISTERS == 32 ? 24 / R : 10 / R;
-    return n % 4 == 0 && most >= 4 ? 4 : n % 3 == 0 && most >= 3 ? 3 : n % 2 == 0 && most >= 2 ? 2 : 1;
-}
-
-/* x [R, M VL] += a [R, K] w [K, M VL]. Processors start two multiply-adds a cycle, which take four: fewer than 8 chains leave
- * gaps. Up to 6 become twice as many, of even and of odd k; 7 did not gain by it. */
-INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
-                     const real *w, const ptrdiff_t ld_w) {
-    ptrdiff_t k = 0;
-    if (M * R < 7) {
-        micro_tile odd;
-        EACH(i, R)
-            EACH(j, M) odd[i][j] = (vec){0};
-        for (; k + 1 < K; k += 2) {
-            vec row[4], next[4];
-            EACH(j, M) row[j] = load(w + k * ld_w + j * VL);
-            EACH(i, R)
-                EACH(j, M) x[i][j] = fused(splat(a[i * ld_a + k]), row[j], x[i][j]);
-            EACH(j, M) next[j] = load(w + (k + 1) * ld_w + j * VL);
-            EACH(i, R)
-                EACH(j, M) odd[i][j] = fused(splat(a[i * ld_a + k + 1]), next[j], odd[i][j]);
-        }
-        EACH(i, R)
-            EACH(j, M) x[i][j] += odd[i][j];
-    }
-    for (; k < K; k++) {
-        vec row[4];
-        EACH(j, M) row[j] = load(w + k * ld_w + j * VL);
-        EACH(i, R) {
-            vec element = splat(a[i * ld_a + k]);
-            EACH(j, M) x[i][j] = fused(element, row[j], x[i][j]);
-        }
-    }
-}
-
-/* x [R, M VL] = a [R, K] w [K, M VL] */
-INLINE void product_piece(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
-                          const real *w, const ptrdiff_t ld_w) {
-    EACH(i, R)
-        EACH(j, M) x[i][j] = (vec){0};
-    multiply(R, M, K, x, a, ld_a, w, ld_w);
-}
-
-/* to [R, M VL] = x */
-INLINE void store_piece(const int R, const int M, real *to, const ptrdiff_t ld, micro_tile x) {
-    EACH(i, R)
-        EACH(j, M) store(to + i * ld + j * VL, x[i][j]);
-}
-
-/* y [R, O] = a [R, K] w [K, O], piece by piece */
-INLINE void row_product(const int R, const int O, const int K, real *y, const real *a, const real *w) {
-    const int M = vectors_at_once(O / VL, R);
-    for (ptrdiff_t c = 0; c < O; c += M * VL) {
-        micro_tile x;
-        product_piece(R, M, K, x, a, K, w + c, O);
-        store_piece(R, M, y + c, O, x);
-    }
-}
-
-/* sums over the lanes of R vectors, to[i]; whole vectors are written */
-INLINE void store_sums(const int R, real *to, vec x[MICRO_ROWS]) {
-    const int n = R < VL ? (R <= 1 ? 1 : R <= 2 ? 2 : R <= 4 ? 4 : 8) : VL;
-    UNROLL for (int i = R; i < MICRO_ROWS; i++) x[i] = (vec){0};
-    UNROLL for (int i = 0; i < R; i += n) store(to + i, sum_rows(x + i, n));
-}
 /* h = x rstd,  rstd = (mean x^2 + eps)^(-1/2), for rows of x and their sums of squares */
 INLINE void micro_normalise(const int C, const int R, real *h, real *rstd, const real *x, vec squares[]) {
     const int M = C / VL;
     store_sums(R, rstd, squares);
     EACH_VECTOR_OF(i, R) store(rstd + i, vrsqrt(load(rstd + i) * splat((real)1 / C) + splat(MICRO_EPS)));
-    EACH(i, R) EACH(j, M) store(h + i * C + j * VL, load(x + i * C + j * VL) * splat(rstd[i]));
+    EACH(i, R)
+        EACH(j, M) store(h + i * C + j * VL, load(x + i * C + j * VL) * splat(rstd[i]));
 }
 
 /* dx = base + rstd (dh - h mean(dh h)): the gradient of rmsnorm; dh is in dx; base may be NULL */
-INLINE void micro_normalise_backward(const int C, const int R, real *dx, const real *base, const real *h,
-                                     const real *rstd, vec products[]) {
+INLINE void micro_normalise_backward(const int C, const int R, real *dx, const real *base, const real *h, const real *rstd,
+                                     vec products[]) {
     const int M = C / VL;
     real mean[MICRO_ROWS + VL];
     store_sums(R, mean, products);
     EACH_VECTOR_OF(i, R) store(mean + i, load(mean + i) * splat((real)1 / C));
-    EACH(i, R) EACH(j, M) {
-        const ptrdiff_t at = i * C + j * VL;
-        vec d = (load(dx + at) - load(h + at) * splat(mean[i])) * splat(rstd[i]);
-        store(dx + at, base ? load(base + at) + d : d);
-    }
+    EACH(i, R)
+        EACH(j, M) {
+            const ptrdiff_t at = i * C + j * VL;
+            vec d = (load(dx + at) - load(h + at) * splat(mean[i])) * splat(rstd[i]);
+            store(dx + at, base ? load(base + at) + d : d);
+        }
 }
 
 /* x = h0 = rms(wte[token] + wpe[position]),  h1 = rms(x). The mean of x^2 follows from that of the sum before it. */
@@ -134,13 +55,15 @@ INLINE void rows_embed(const int C, const int R, const micro_rows *p) {
         store_sums(R, rstd1, squares);
         EACH_VECTOR_OF(i, R) store(rstd1 + i, load(rstd1 + i) * splat((real)1 / C));
         EACH_VECTOR_OF(i, R) store(rstd0 + i, vrsqrt(load(rstd1 + i) + splat(MICRO_EPS)));
-        EACH_VECTOR_OF(i, R) store(rstd1 + i, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
-        EACH(i, R) EACH(j, M) {
-            vec h = x[i][j] * splat(rstd0[i]);
-            store(h0 + i * C + j * VL, h);
-            store(residual + i * C + j * VL, h);
-            store(h1 + i * C + j * VL, h * splat(rstd1[i]));
-        }
+        EACH_VECTOR_OF(i, R)
+            store(rstd1 + i, vrsqrt(load(rstd1 + i) * (load(rstd0 + i) * load(rstd0 + i)) + splat(MICRO_EPS)));
+        EACH(i, R)
+            EACH(j, M) {
+                vec h = x[i][j] * splat(rstd0[i]);
+                store(h0 + i * C + j * VL, h);
+                store(residual + i * C + j * VL, h);
+                store(h1 + i * C + j * VL, h * splat(rstd1[i]));
+            }
     }
 }
 
@@ -174,10 +97,12 @@ INLINE void rows_after_attention(const int C, const int R, const micro_rows *p) 
         vec squares[MICRO_ROWS] = {{0}};
         for (ptrdiff_t c = 0; c < C; c += M * VL) {
             micro_tile x;
-            EACH(i, R) EACH(j, M) x[i][j] = load(stream + i * C + c + j * VL);
+            EACH(i, R)
+                EACH(j, M) x[i][j] = load(stream + i * C + c + j * VL);
             multiply(R, M, C, x, y->o + t * C, C, y->wo_t + c, C);
             store_piece(R, M, stream + c, C, x);
-            EACH(i, R) EACH(j, M) squares[i] += x[i][j] * x[i][j];
+            EACH(i, R)
+                EACH(j, M) squares[i] += x[i][j] * x[i][j];
         }
         micro_normalise(C, R, y->h2 + t * C, y->rstd2 + t + p->gap, stream, squares);
     }
@@ -187,136 +112,52 @@ INLINE void rows_after_attention(const int C, const int R, const micro_rows *p) 
 INLINE void rows_fc1(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
     const int M = vectors_at_once(4 * C / VL, R), squared = p->g->config.activation == MGF_RELU2;
-    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
-        const ptrdiff_t at = t * 4 * C + c;
-        micro_tile x;
-        product_piece(R, M, C, x, y->h2 + t * C, C, y->fc1_t + c, 4 * C);
-        EACH(i, R) EACH(j, M) x[i][j] = relu(x[i][j]);
-        store_piece(R, M, y->r + at, 4 * C, x);
-        if (!squared) continue;
-        EACH(i, R) EACH(j, M) x[i][j] *= x[i][j];
-        store_piece(R, M, y->a + at, 4 * C, x);
-    }
+    EACH_TILE(t, p, R)
+        for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
+            const ptrdiff_t at = t * 4 * C + c;
+            micro_tile x;
+            product_piece(R, M, C, x, y->h2 + t * C, C, y->fc1_t + c, 4 * C);
+            EACH(i, R)
+                EACH(j, M) x[i][j] = relu(x[i][j]);
+            store_piece(R, M, y->r + at, 4 * C, x);
+            if (!squared) continue;
+            EACH(i, R)
+                EACH(j, M) x[i][j] *= x[i][j];
+            store_piece(R, M, y->a + at, 4 * C, x);
+        }
 }
 
 /* x += a fc2^T */
 INLINE void rows_fc2(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
     const int M = vectors_at_once(C / VL, R);
-    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < C; c += M * VL) {
-        real *stream = p->g->x + t * C + c;
-        micro_tile x;
-        EACH(i, R) EACH(j, M) x[i][j] = load(stream + i * C + j * VL);
-        multiply(R, M, 4 * C, x, y->a + t * 4 * C, 4 * C, y->fc2_t + c, C);
-        store_piece(R, M, stream, C, x);
-    }
-}
-
-/* columns c .. c + M VL of the logits, and their maxima */
-INLINE void logits_piece(const int C, const int R, const int M, const micro *g, ptrdiff_t t, ptrdiff_t c, vec largest[]) {
-    micro_tile x;
-    EACH(i, R) EACH(j, M) x[i][j] = load(g->bias + c + j * VL);
-    multiply(R, M, C, x, g->x + t * C, C, g->lm_head_t + c, g->V);
-    EACH(i, R) EACH(j, M) {
-        store(g->logits + (t + i) * g->V + c + j * VL, x[i][j]);
-        largest[i] = vmax(x[i][j], largest[i]);
-    }
-}
-
-/* columns c .. c + VL of a row's logits become their gradient, e being their exponentials */
-INLINE void store_logit_gradient(const micro *g, ptrdiff_t row, ptrdiff_t statistic, ptrdiff_t c, vec e) {
-    vec p = e * splat(g->factor[statistic]);
-    ivec is_target = lane_numbers() == isplat((integer)(g->targets[row] - c));
-    store(g->logits + row * g->V + c, blend(is_target, p - splat(g->row_weight[statistic]), p));
-}
-
-/* logits = x head^T, then their gradient: weight (softmax - onehot), for the tile from row t on */
-INLINE void loss_of_tile(const int C, const int R, const micro *g, ptrdiff_t t, ptrdiff_t s) {
-    const ptrdiff_t V = g->V;
-    vec largest[MICRO_ROWS], total[MICRO_ROWS];
-    real *z = g->logits + t * V;
-    EACH(i, R) largest[i] = splat(MASKED), total[i] = (vec){0};
-    ptrdiff_t c = 0;
-    for (; c + 2 * VL <= V; c += 2 * VL) logits_piece(C, R, 2, g, t, c, largest);
-    if (c < V) logits_piece(C, R, 1, g, t, c, largest);
-    EACH(i, R) {
-        g->at_target[s + i] = z[i * V + g->targets[t + i]];
-        largest[i] = max_lanes(largest[i]);
-        g->largest[s + i] = largest[i][0];
-    }
-    for (c = 0; c < V; c += VL) EACH(i, R) {
-        vec e = vexp(load(z + i * V + c) - largest[i]);
-        store(z + i * V + c, e);
-        total[i] += e;
-    }
-    store_sums(R, g->total + s, total);
-    EACH_VECTOR_OF(i, R) store(g->factor + s + i, load(g->row_weight + s + i) / load(g->total + s + i));
-    for (c = 0; c < V; c += VL) EACH(i, R) store_logit_gradient(g, t + i, s + i, c, load(z + i * V + c));
-}
-
-/* The same for logits that stay in registers, and go to exp without their maximum; where one is so large, or a sum so small,
- * that this is not safe, nothing is done and the answer is 0. */
-INLINE int loss_in_registers(const int C, const int R, const int M, const micro *g, ptrdiff_t t, ptrdiff_t s) {
-    micro_tile x;
-    vec largest = splat(MASKED), total[MICRO_ROWS];
-    EACH(i, R) EACH(j, M) x[i][j] = load(g->bias + j * VL);
-    multiply(R, M, C, x, g->x + t * C, C, g->lm_head_t, M * VL);
-    EACH(i, R) {
-        real *z = g->logits + (t + i) * M * VL;
-        EACH(j, M) store(z + j * VL, x[i][j]);
-        EACH(j, M) largest = vmax(x[i][j], largest);
-        g->at_target[s + i] = z[g->targets[t + i]];
-    }
-    if (any(largest > splat(SAFE_SCORE))) return 0;
-    EACH(i, R) {
-        total[i] = (vec){0};
-        EACH(j, M) {
-            x[i][j] = vexp(x[i][j]);
-            total[i] += x[i][j];
+    EACH_TILE(t, p, R)
+        for (ptrdiff_t c = 0; c < C; c += M * VL) {
+            real *stream = p->g->x + t * C + c;
+            micro_tile x;
+            EACH(i, R)
+                EACH(j, M) x[i][j] = load(stream + i * C + j * VL);
+            multiply(R, M, 4 * C, x, y->a + t * 4 * C, 4 * C, y->fc2_t + c, C);
+            store_piece(R, M, stream, C, x);
         }
-    }
-    store_sums(R, g->total + s, total);
-    UNROLL for (int i = 0; i < R; i += VL) {
-        vec sum = load(g->total + s + i);
-        if (any((sum < splat(SAFE_TOTAL)) & (lane_numbers() < isplat(R - i)))) return 0;
-        store(g->largest + s + i, (vec){0});
-        store(g->factor + s + i, load(g->row_weight + s + i) / sum);
-    }
-    EACH(i, R) EACH(j, M) store_logit_gradient(g, t + i, s + i, j * VL, x[i][j]);
-    return 1;
-}
-
-INLINE void rows_loss(const int C, const int R, const micro_rows *p) {
-    const micro *g = p->g;
-    EACH_TILE(t, p, R) if (g->V != 2 * VL || !loss_in_registers(C, R, 2, g, t, t + p->gap)) loss_of_tile(C, R, g, t, t + p->gap);
-}
-
-/* dx = dlogits lm_head */
-INLINE void rows_lm_head_backward(const int C, const int R, const micro_rows *p) {
-    const micro *g = p->g;
-    const int M = vectors_at_once(C / VL, R);
-    real *dx = g->layer[g->L - 1].dx;
-    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < C; c += M * VL) {
-        micro_tile x;
-        product_piece(R, M, g->config.vocab_size, x, g->logits + t * g->V, g->V, g->lm_head + c, C);
-        store_piece(R, M, dx + t * C + c, C, x);
-    }
 }
 
 /* df = (dx fc2) f'(h): [r > 0], or 2 r */
 INLINE void rows_fc2_backward(const int C, const int R, const micro_rows *p) {
     const micro_layer *y = p->g->layer + p->layer;
     const int M = vectors_at_once(4 * C / VL, R), squared = p->g->config.activation == MGF_RELU2;
-    EACH_TILE(t, p, R) for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
-        const ptrdiff_t at = t * 4 * C + c;
-        micro_tile x;
-        product_piece(R, M, C, x, y->dx + t * C, C, y->fc2 + c, 4 * C);
-        EACH(i, R) EACH(j, M) {
-            vec r = load(y->r + at + i * 4 * C + j * VL);
-            x[i][j] = squared ? r * (x[i][j] + x[i][j]) : relu_gradient(r, x[i][j]);
+    EACH_TILE(t, p, R)
+        for (ptrdiff_t c = 0; c < 4 * C; c += M * VL) {
+            const ptrdiff_t at = t * 4 * C + c;
+            micro_tile x;
+            product_piece(R, M, C, x, y->dx + t * C, C, y->fc2 + c, 4 * C);
+            EACH(i, R)
+                EACH(j, M) {
+                    vec r = load(y->r + at + i * 4 * C + j * VL);
+                    x[i][j] = squared ? r * (x[i][j] + x[i][j]) : relu_gradient(r, x[i][j]);
+                }
+            store_piece(R, M, y->df + at, 4 * C, x);
         }
-        store_piece(R, M, y->df + at, 4 * C, x);
-    }
 }
 
 /* dx [R, C] = a [R, K] w [K, C], and the sums of dx h over each row in vectors that micro_normalise_backward takes */
@@ -327,7 +168,8 @@ INLINE void product_and_sums(const int C, const int R, const int K, real *dx, ve
         micro_tile x;
         product_piece(R, M, K, x, a, K, w + c, C);
         store_piece(R, M, dx + c, C, x);
-        EACH(i, R) EACH(j, M) products[i] += x[i][j] * load(h + i * C + c + j * VL);
+        EACH(i, R)
+            EACH(j, M) products[i] += x[i][j] * load(h + i * C + c + j * VL);
     }
 }
 
@@ -396,22 +238,22 @@ typedef struct {
     micro_rows_function *before_attention, *feed_forward, *head, *feed_backward, *qkv_backward;
 } micro_row_functions;
 
-#define MICRO_ROWS_OF(C, R)                                                                                     \
-    NOINLINE void before_attention_##C##x##R(const micro_rows *p) { rows_before_attention(C, R, p); }           \
-    NOINLINE void feed_forward_##C##x##R(const micro_rows *p) { rows_feed_forward(C, R, p); }                   \
-    NOINLINE void head_##C##x##R(const micro_rows *p) { rows_lm_head(C, R, p); }                                   \
-    NOINLINE void feed_backward_##C##x##R(const micro_rows *p) { rows_feed_backward(C, R, p); }                 \
+#define MICRO_ROWS_OF(C, R)                                                                                                \
+    NOINLINE void before_attention_##C##x##R(const micro_rows *p) { rows_before_attention(C, R, p); }                      \
+    NOINLINE void feed_forward_##C##x##R(const micro_rows *p) { rows_feed_forward(C, R, p); }                              \
+    NOINLINE void head_##C##x##R(const micro_rows *p) { rows_lm_head(C, R, p); }                                           \
+    NOINLINE void feed_backward_##C##x##R(const micro_rows *p) { rows_feed_backward(C, R, p); }                            \
     NOINLINE void qkv_backward_##C##x##R(const micro_rows *p) { rows_qkv_backward(C, R, p); }
-#define MICRO_NAMES(C, R)                                                                              \
-    {before_attention_##C##x##R, feed_forward_##C##x##R, head_##C##x##R, feed_backward_##C##x##R,      \
-     qkv_backward_##C##x##R}
+#define MICRO_NAMES(C, R)                                                                                                  \
+    {before_attention_##C##x##R, feed_forward_##C##x##R, head_##C##x##R, feed_backward_##C##x##R, qkv_backward_##C##x##R}
 #if VECTOR_REGISTERS == 32
-#define MICRO_ROWS_TO_MOST(C)                                                                                 \
-    MICRO_ROWS_OF(C, 1) MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4) MICRO_ROWS_OF(C, 5)       \
-    MICRO_ROWS_OF(C, 6) MICRO_ROWS_OF(C, 7) MICRO_ROWS_OF(C, 8)
-#define MICRO_NAMES_TO_MOST(C)                                                                                \
-    {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4), MICRO_NAMES(C, 5),           \
-     MICRO_NAMES(C, 6), MICRO_NAMES(C, 7), MICRO_NAMES(C, 8)}
+#define MICRO_ROWS_TO_MOST(C)                                                                                              \
+    MICRO_ROWS_OF(C, 1)                                                                                                    \
+    MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4) MICRO_ROWS_OF(C, 5) MICRO_ROWS_OF(C, 6)                    \
+        MICRO_ROWS_OF(C, 7) MICRO_ROWS_OF(C, 8)
+#define MICRO_NAMES_TO_MOST(C)                                                                                             \
+    {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4),                                           \
+     MICRO_NAMES(C, 5), MICRO_NAMES(C, 6), MICRO_NAMES(C, 7), MICRO_NAMES(C, 8)}
 #else
 #define MICRO_ROWS_TO_MOST(C) MICRO_ROWS_OF(C, 1) MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4)
 #define MICRO_NAMES_TO_MOST(C) {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4)}

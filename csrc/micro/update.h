@@ -11,11 +11,9 @@
 
 /* renews a unit's transpose */
 INLINE void transpose_unit(const micro *g, const micro_unit *u) {
-    UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
+    EACH(j, UNIT_VECTORS)
         transpose_block(u->transposed + j * VL * u->ld_dy, u->ld_dy, g->params + u->at + j * VL, u->ld, VL, VL, 1);
 }
-
-#define BLOCK_VECTORS UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
 
 /* dw += dy^T x over rows [t, end), in ascending order, for `rows` rows of the weight from `row` of the unit on */
 INLINE void block_gradient(const int rows, vec dw[][UNIT_VECTORS], const micro_unit *u, ptrdiff_t row, ptrdiff_t t,
@@ -24,8 +22,9 @@ INLINE void block_gradient(const int rows, vec dw[][UNIT_VECTORS], const micro_u
     const real *dy = u->dy + row + t * ld_dy, *x = u->x + t * ld_x;
     for (; t < end; t++, dy += ld_dy, x += ld_x) {
         vec input[UNIT_VECTORS];
-        UNROLL for (int j = 0; j < UNIT_VECTORS; j++) input[j] = load(x + j * VL);
-        BLOCK_VECTORS dw[i][j] = fused(splat(dy[i]), input[j], dw[i][j]);
+        EACH(j, UNIT_VECTORS) input[j] = load(x + j * VL);
+        EACH(i, rows)
+            EACH(j, UNIT_VECTORS) dw[i][j] = fused(splat(dy[i]), input[j], dw[i][j]);
     }
 }
 
@@ -37,9 +36,11 @@ static void micro_share_gradients(const micro *g, real *sums, ptrdiff_t first, p
             const ptrdiff_t ld = u->ld;
             real *block = sums + u->at + row * ld;
             vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
-            BLOCK_VECTORS dw[i][j] = adds ? load(block + i * ld + j * VL) : (vec){0};
+            EACH(i, rows)
+                EACH(j, UNIT_VECTORS) dw[i][j] = adds ? load(block + i * ld + j * VL) : (vec){0};
             block_gradient(rows, dw, u, row, first, end);
-            BLOCK_VECTORS store(block + i * ld + j * VL, dw[i][j]);
+            EACH(i, rows)
+                EACH(j, UNIT_VECTORS) store(block + i * ld + j * VL, dw[i][j]);
         }
 }
 
@@ -50,11 +51,14 @@ INLINE void update_block(const micro *g, const micro_unit *u, ptrdiff_t row, ptr
     const ptrdiff_t ld = u->ld, block = u->at + row * ld;
     real *p = g->params + block;
     vec dw[TALL_BLOCK_ROWS][UNIT_VECTORS];
-    BLOCK_VECTORS dw[i][j] = (vec){0};
+    EACH(i, rows)
+        EACH(j, UNIT_VECTORS) dw[i][j] = (vec){0};
     if (!shared) block_gradient(rows, dw, u, row, 0, g->N);
-    else for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
-        BLOCK_VECTORS dw[i][j] += load(sums + i * ld + j * VL);
-    UNROLL for (int i = 0; i < rows; i++, p += ld) UNROLL for (int j = 0; j < UNIT_VECTORS; j++)
+    else
+        for (const real *sums = g->share_grads + block; sums < g->share_grads + g->shares * g->P; sums += g->P)
+            EACH(i, rows)
+                EACH(j, UNIT_VECTORS) dw[i][j] += load(sums + i * ld + j * VL);
+    UNROLL for (int i = 0; i < rows; i++, p += ld) EACH(j, UNIT_VECTORS)
         adam_whole_vector(p + j * VL, p + m + j * VL, p + v + j * VL, dw[i][j], a, decays, i % ROOT_BY_STEPS == 0);
 }
 
@@ -100,7 +104,7 @@ static void micro_update_embeddings(const micro *g, ptrdiff_t unit, const adam_c
         add_to_row(grads, wpe + positions[t], rows, dx0, C);
     }
     for (ptrdiff_t i = 0; i < rows * C; i += ROOT_BY_STEPS * VL)
-        UNROLL for (int j = 0; j < ROOT_BY_STEPS; j++) { /* the last rows' padding moves from 0 to 0 */
+        EACH(j, ROOT_BY_STEPS) { /* the last rows' padding moves from 0 to 0 */
             const ptrdiff_t at = i + j * VL;
             adam_whole_vector(p + at, m + at, v + at, load(grads + at), &a, a.decays, j == 0);
             store(grads + at, (vec){0});
