@@ -38,8 +38,8 @@ class GPTConfig:
         Depth, width, and attention heads; `n_head` divides `n_embd`.
     block_size : int
         Longest sequence the model reads.
-    activation : {"relu", "relu2"}
-        Of the feed-forward layers: max(x, 0), or its square.
+    activation : str
+        Of the feed-forward layers: one of `ACTIVATIONS`.
 
     Raises
     ------

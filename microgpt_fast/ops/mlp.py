@@ -1,8 +1,7 @@
-"""The feed-forward block: two linear maps with max(x, 0) or its square between them."""
+"""The feed-forward block: two linear maps with an activation between them."""
 
+from ..config import ACTIVATIONS
 from ._call import call
-
-ACTIVATIONS = {"relu": 0, "relu2": 1}
 
 
 def mlp_forward(x, w1, w2, *, activation="relu", out=None, backend="auto"):
@@ -12,8 +11,8 @@ def mlp_forward(x, w1, w2, *, activation="relu", out=None, backend="auto"):
     ----------
     x : [N, C]
     w1, w2 : [F, C], [C, F]
-    activation : {"relu", "relu2"}
-        f: max(h, 0), or its square (So et al. 2021, arXiv:2109.08668).
+    activation : str
+        f: one of `config.ACTIVATIONS`; docs/kernels.md has the formulas.
     out : ([N, C] or None, [N, F] or None), optional
         Overwritten with y and h.
     backend : str or module
@@ -44,7 +43,7 @@ def mlp_backward(dy, h, x, w1, w2, *, activation="relu", out=None, backend="auto
         From `mlp_forward`.
     x, w1, w2 : [N, C], [F, C], [C, F]
         The inputs of the forward.
-    activation : {"relu", "relu2"}
+    activation : str
         As in the forward.
     out : ([N, C], [F, C], [C, F], [N, F]), each or None, optional
         dx and dh, overwritten; dw1 and dw2 between them, added to.
@@ -66,4 +65,4 @@ def mlp_backward(dy, h, x, w1, w2, *, activation="relu", out=None, backend="auto
 def _number(activation):
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    return ACTIVATIONS[activation]
+    return ACTIVATIONS.index(activation)
