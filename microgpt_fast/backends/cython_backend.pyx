@@ -15,6 +15,7 @@ from .cython_tables cimport (
 )
 
 import os
+from threading import Lock
 from time import perf_counter
 
 import numpy as np
@@ -237,6 +238,7 @@ cdef struct engine_tables:  # of an engine: one of them is not NULL
 
 include "cython_kernels.pxi"
 include "cython_model.pxi"
+include "cython_workspace.pxi"
+include "cython_random.pxi"
 include "cython_engine.pxi"
 include "cython_decoder.pxi"
-include "cython_random.pxi"

@@ -1,6 +1,6 @@
 # One stream of tokens, and many at once.
 
-cdef class Decoder:
+cdef class Decoder(Owned):
     """Token by token through the model, with a cache of keys and values."""
     cdef Engine engine
     cdef object params
@@ -35,8 +35,10 @@ cdef class Decoder:
             raise IndexError(f"position {position} is not the next: {self.position} of {e.config.block_size}, or 0")
         logits = np.empty(e.config.vocab_size, e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
+        self.begin()
         with nogil:
             gpt_decode(&e.tables, out, token, position, self.p, &e.config, &self.memory[0])
+        self.at_work = False
         self.position = position + 1
         return logits
 
@@ -47,13 +49,17 @@ cdef class Decoder:
         if not 0 <= bos < e.config.vocab_size:
             raise IndexError(f"token {bos} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
         cdef int32_t *out = &self.sample[0]
+        random.check_idle()
+        self.begin()
+        random.begin()
         with nogil:
             n = gpt_generate(&e.tables, out, &random.state, self.p, bos, temperature, &e.config, &self.memory[0])
+        random.at_work = self.at_work = False
         self.position = 0
         return self.sampled[:n].copy()
 
 
-cdef class Streams:
+cdef class Streams(Owned):
     """Up to `size` documents that go through the model together, a token each at a time."""
     cdef Engine engine
     cdef object params
@@ -121,8 +127,12 @@ cdef class Streams:
         cdef Py_ssize_t n = self.accept(which, ids, at)
         logits = np.empty((n, e.config.vocab_size), e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
+        self.begin()
+        cdef Workspace w = e.begin()
         with nogil:
-            gpt_streams_decode(&e.tables, out, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], e.pool)
+            gpt_streams_decode(&e.tables, out, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], w.pool)
+        e.end(w)
+        self.at_work = False
         return logits
 
     def draw(self, slots, tokens, positions, randoms, double temperature):
@@ -134,12 +144,16 @@ cdef class Streams:
             raise ValueError(f"{len(randoms)} random streams are not one for each of {which.shape[0]} streams")
         cdef Py_ssize_t i, n = self.accept(which, ids, at)
         cdef Random random
+        self.begin()
         for i in range(n):
             random = randoms[i]
             self.randoms[i] = 0 if random is None else <Py_ssize_t> &random.state
         drawn = np.empty(n, np.int32)
         cdef int32_t[::1] out = drawn
         cdef mgf_random **from_where = <mgf_random **> &self.randoms[0]
+        cdef Workspace w = e.begin()
         with nogil:
-            gpt_streams_draw(&e.tables, &out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], e.pool)
+            gpt_streams_draw(&e.tables, &out[0], from_where, temperature, &which[0], &ids[0], &at[0], n, self.p, self.size, &e.config, &self.memory[0], w.pool)
+        e.end(w)
+        self.at_work = False
         return drawn

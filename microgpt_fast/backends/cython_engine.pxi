@@ -3,6 +3,9 @@
 cdef class Engine:
     """The whole model on the compiled kernels.
 
+    Several threads may call an engine at once: each call has a workspace of its own. The engine's pool of threads works
+    for one call at a time; the others run on their calling threads, with the same bits.
+
     Parameters
     ----------
     config : GPTConfig
@@ -23,8 +26,8 @@ cdef class Engine:
     cdef mgf_config config
     cdef engine_tables tables
     cdef mgf_pool *pool
-    cdef void *workspace
-    cdef size_t workspace_size
+    cdef object pool_is_free  # a lock: held by the call that the pool works for
+    cdef list spare  # workspaces that no call uses
     cdef Py_ssize_t num_params
     cdef readonly object dtype
     cdef readonly str numerics
@@ -53,6 +56,8 @@ cdef class Engine:
             self.tables.f32 = f32
         else:
             self.tables.f64 = f64
+        self.spare = []
+        self.pool_is_free = Lock()
         self.threads = 1 if numerics == "exact" else threads
         if self.threads > 1:
             self.pool = mgf_pool_create(self.threads)
@@ -61,27 +66,33 @@ cdef class Engine:
 
     def __dealloc__(self):
         mgf_pool_destroy(self.pool)
-        free(self.workspace)
 
     cdef int kind(self):
         return REAL32 if self.tables.f32 != NULL else REAL64
 
-    cdef int reserve(self, Py_ssize_t rows, Py_ssize_t documents) except -1:
-        """A workspace for batches up to this size; kept from call to call."""
-        cdef size_t size
-        size = gpt_workspace_size(&self.tables, &self.config, rows, documents, self.pool)
-        if size > self.workspace_size:
-            free(self.workspace)
-            self.workspace_size = 0
-            self.workspace = malloc(size)
-            if self.workspace == NULL:
-                raise MemoryError(f"no memory for a workspace of {size / 2**20:.0f} MiB")
-            self.workspace_size = size
+    cdef Workspace begin(self, Py_ssize_t rows=0, Py_ssize_t documents=0):
+        """A workspace for batches up to this size, with the pool if that is free; give it back by `end`."""
+        cdef Workspace workspace
+        try:
+            workspace = self.spare.pop()
+        except IndexError:
+            workspace = Workspace()
+        if rows:
+            workspace.hold(gpt_workspace_size(&self.tables, &self.config, rows, documents, self.pool))
+        workspace.pool = self.pool if self.pool != NULL and self.pool_is_free.acquire(False) else NULL
+        return workspace
+
+    cdef int end(self, Workspace workspace) except -1:
+        """Take a workspace back."""
+        if workspace.pool != NULL:
+            workspace.pool = NULL
+            self.pool_is_free.release()
+        self.spare.append(workspace)
         return 0
 
-    cdef int prepare(self, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths,
-                     Py_ssize_t batch_size) except -1:
-        """Checks that the documents lie within tokens, and reserves a workspace for the largest batch."""
+    cdef Workspace prepare(self, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths,
+                           Py_ssize_t batch_size):
+        """Checks that the documents lie within tokens, and begins with a workspace for the largest batch."""
         cdef Py_ssize_t i, rows = 0, largest = 0
         if lengths.shape[0] != starts.shape[0] or batch_size < 1 or starts.shape[0] % batch_size:
             raise ValueError(f"starts [{starts.shape[0]}] and lengths [{lengths.shape[0]}] must hold whole batches of {batch_size}")
@@ -93,8 +104,7 @@ cdef class Engine:
                                  f"{tokens.shape[0]} tokens")
             rows = lengths[i] if i % batch_size == 0 else rows + lengths[i]
             largest = max(largest, rows)
-        self.reserve(largest, batch_size)
-        return 0
+        return self.begin(largest, batch_size)
 
     cdef check(self, Py_ssize_t bad, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths):
         """Turns the index of a refused document into an IndexError."""
@@ -144,9 +154,10 @@ cdef class Engine:
                              f"[{losses.shape[0]}] and [{starts.shape[0]}]")
         if k == 0:
             return
-        self.prepare(tokens, starts, lengths, batch_size)
+        cdef Workspace w = self.prepare(tokens, starts, lengths, batch_size)
         with nogil:
-            bad = gpt_train_steps(&self.tables, &losses[0], p, first, second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, self.workspace, self.pool)
+            bad = gpt_train_steps(&self.tables, &losses[0], p, first, second, &tokens[0], &starts[0], &lengths[0], k, batch_size, &lr[0], &constants, first_step, &self.config, w.memory, w.pool)
+        self.end(w)
         self.check(bad, tokens, starts, lengths)
 
     def forward(self, params, const int32_t[::1] tokens, const int64_t[::1] starts, const int32_t[::1] lengths, logits=None):
@@ -157,11 +168,12 @@ cdef class Engine:
         cdef void *out = address(logits, self.kind(), True, "logits") if logits is not None else NULL
         if B == 0:
             return np.empty(0)
-        self.prepare(tokens, starts, lengths, B)
         if logits is not None and (not logits.flags.c_contiguous or logits.shape != (np.sum(lengths), self.config.vocab_size)):
             raise ValueError(f"logits must be contiguous [{np.sum(lengths)}, {self.config.vocab_size}], not {logits.shape}")
+        cdef Workspace w = self.prepare(tokens, starts, lengths, B)
         with nogil:
-            bad = gpt_forward(&self.tables, &losses[0], out, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            bad = gpt_forward(&self.tables, &losses[0], out, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, w.memory, w.pool)
+        self.end(w)
         self.check(bad, tokens, starts, lengths)
         return np.asarray(losses)
 
@@ -173,9 +185,10 @@ cdef class Engine:
         cdef void *p = self.flat(params, False, "params")
         if B == 0:
             return np.empty(0)
-        self.prepare(tokens, starts, lengths, B)
+        cdef Workspace w = self.prepare(tokens, starts, lengths, B)
         with nogil:
-            bad = gpt_backward(&self.tables, &losses[0], g, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, self.workspace, self.pool)
+            bad = gpt_backward(&self.tables, &losses[0], g, p, &tokens[0], &starts[0], &lengths[0], B, &self.config, w.memory, w.pool)
+        self.end(w)
         self.check(bad, tokens, starts, lengths)
         return np.asarray(losses)
 
@@ -213,8 +226,10 @@ cdef class Engine:
         cdef double norm
         if self.tables.exact != NULL:
             raise ValueError("exact numerics have no updates of their own, only train_steps")
+        cdef Workspace w = self.begin()
         with nogil:
-            norm = gpt_update(&self.tables, p, first, second, g, lr, &constants, step, divisor, max_norm, &self.config, self.pool)
+            norm = gpt_update(&self.tables, p, first, second, g, lr, &constants, step, divisor, max_norm, &self.config, w.pool)
+        self.end(w)
         return norm
 
     def decoder(self, params):
