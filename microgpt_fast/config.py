@@ -37,9 +37,9 @@ class GPTConfig:
     n_layer, n_embd, n_head : int
         Depth, width, and attention heads; `n_head` divides `n_embd`.
     block_size : int
-        Length of the longest sequence that the model reads.
+        Longest sequence the model reads.
     activation : {"relu", "relu2"}
-        The activation of the feed-forward layers: max(x, 0), or its square.
+        Of the feed-forward layers: max(x, 0), or its square.
 
     Raises
     ------
