@@ -16,7 +16,7 @@ class Stdout:
     Attributes
     ----------
     survives_pipe : bool
-        Whether to continue without output when the reader of a pipe goes away, rather than end.
+        When the reader of a pipe goes away, work on without output rather than end.
     is_terminal : bool
     """
 
@@ -33,7 +33,7 @@ class Stdout:
         self._pending = ""
 
     def write(self, text):
-        """Write a text; a pipe without a reader ends the program, or only its output (`survives_pipe`)."""
+        """Write a text; a pipe without a reader ends the program, or only its output."""
         with self._pipe():
             self._bytes.write(text.encode("utf-8"))
 

@@ -84,7 +84,7 @@ def read_toml(path):
 
 
 def to_toml(options):
-    """Options as TOML, one per line; those that are None are left out."""
+    """Options as TOML, one a line; those that are None are left out."""
     return "".join(f"{name} = {_value(value)}\n" for name, value in options.items() if value is not None)
 
 

@@ -67,7 +67,7 @@ def fail(code, message):
 
 @contextmanager
 def users_file(verb, path):
-    """Report an OSError in here as one about a file that the user named."""
+    """An OSError in here is about a file that the user named."""
     try:
         yield
     except OSError as error:
