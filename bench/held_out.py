@@ -91,7 +91,7 @@ class TorchTraining:
         self.step += count
 
     def validate(self):
-        """Nats a token over all that is held out."""
+        """The validation loss over all that is held out, in nats per token."""
         starts, lengths = self.run.batches.validation
         total = 0.0
         with self.torch.no_grad():

@@ -1,4 +1,4 @@
-"""microgpt, the same, in milliseconds: train and sample a small GPT on a CPU.
+"""Karpathy's microgpt with the same output, in milliseconds: train and sample a small GPT on a CPU.
 
 The names below are imported when they are first used, so that the command line starts at once.
 """

@@ -1,4 +1,4 @@
-"""Every constant of a model and of its training, checked once, here."""
+"""All constants of a model and of its training; this is the one place where they are checked."""
 
 import math
 import operator
@@ -23,7 +23,7 @@ MAX_THREADS = 1024
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done; the text says what was given and what is allowed."""
+    """What was asked for cannot be done; the text says what was given, and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -94,47 +94,48 @@ class TrainConfig:
     Parameters
     ----------
     num_steps, batch_size : int
-        Training steps (0 leaves the initial model), and documents or blocks a step.
+        Training steps (0 keeps the initial model), and documents or blocks per step.
     gradient_accumulation_steps : int
-        Batches whose gradients' mean makes one step.
+        Batches per step, whose gradients are averaged.
     learning_rate, min_learning_rate, warmup_steps : float, float, int
     schedule : {"linear", "cosine", "constant"}
         See `schedule.learning_rates`.
     beta1, beta2, eps_adam : float
         Adam's constants.
     weight_decay : float
-        Decoupled, as in AdamW, of all parameters: all are matrices, embeddings among them.
+        Decoupled weight decay, as in AdamW, of all parameters: all are matrices, embeddings included.
     grad_clip : float
-        Largest norm of the whole gradient, which is scaled down to it; 0 for none.
+        Largest norm of the whole gradient, which is scaled down to it; 0 for no limit.
     data_mode, tokenizer : {"lines", "stream", "auto"}, {"char", "byte"}
         See `load_corpus`.
     val_fraction : float
-        Part of the data that is held out: of the different documents, or the end of the stream.
+        Fraction of the data to hold out: of the different documents, or of the text, at its end.
     eval_interval : int
-        Steps from one validation, over all that is held out, to the next; 0 for one at the end only.
+        Steps between validations, each over everything that is held out; 0 for one validation, at the end.
     target_loss : float, optional
-        Training ends with the first validation loss that is at most this.
+        Training ends at the first validation loss that is at most this.
     patience : int
-        Training ends when so many validations in a row were not better than the best; 0 for never.
+        Training ends after this many validations in a row without a better loss; 0 for never.
     time_budget : float or str, optional
-        Seconds ("60s", "10m") that the training should take: its speed is measured first, then `num_steps` is
-        fixed, and `warmup_steps` cut to a tenth of them.
+        How long the training should take, in seconds or as "60s", "10m", "1h". The speed is measured first, then
+        `num_steps` is set to what fits, and `warmup_steps` to at most a tenth of it.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool
-        Start attn_wo and mlp_fc2 at zero.
+        Whether attn_wo and mlp_fc2 start at zero.
     temperature, num_samples : float, int
-        Of the samples drawn after training.
+        Temperature and number of the samples drawn after training.
     seed : int
-        Of the one random stream: document order, initial parameters, samples.
+        Seed of the one random stream, which gives the order of documents, initial parameters and samples.
     bos : {"last", "first"}
         Whether the beginning-of-sequence token has the last id or id 0.
     dtype : {"float64", "float32"}
     numerics : {"exact", "fast"}, optional
-        None takes exact where it can be had: see `model.resolve_numerics`.
+        None means exact where that is possible: see `model.resolve_numerics`.
     backend : {"auto", "cython", "numba", "numpy"}
     threads : int, optional
-        None takes as many as a step's work keeps busy: see `threads.default_threads`.
+        None means as many as the work of a step keeps busy (see `workload.default_threads`), or all cores
+        where these turn out to be faster.
 
     Raises
     ------
@@ -207,7 +208,7 @@ class TrainConfig:
             _set(self, "time_budget", seconds)
         for name in ("eval_interval", "target_loss", "patience"):
             if getattr(self, name) and not self.val_fraction:
-                raise UsageError(f"{name} needs data to validate with: a val_fraction above 0")
+                raise UsageError(f"{name} needs data to validate with: give a val_fraction above 0")
         _set(
             self,
             "dtype",
@@ -226,24 +227,25 @@ TRAIN_OPTIONS = tuple(field.name for field in fields(TrainConfig))
 
 
 def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], GPTConfig], TrainConfig]:
-    """A preset with some of its constants replaced.
+    """Take a preset, and replace some of its constants.
 
     Parameters
     ----------
     preset : str
         A key of `presets.PRESETS`.
     **options
-        Fields of `GPTConfig` (`vocab_size` excepted: the data decide it) and of `TrainConfig`.
+        Fields of `TrainConfig`, and of `GPTConfig` except `vocab_size`, which follows from the data.
 
     Returns
     -------
-    make_model_config : function of a vocabulary size, that returns the GPTConfig
+    make_model_config : function
+        Takes a vocabulary size, and returns the GPTConfig.
     train_config : TrainConfig
 
     Raises
     ------
     UsageError
-        for an unknown name, or a value that is not allowed (also of the model's).
+        for an unknown name, or a value that is not allowed.
     """
     from .presets import PRESETS
 
@@ -254,7 +256,7 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     if options.get("num_steps") is not None:
         if options.get("time_budget") is not None:
             raise UsageError(
-                "give num_steps or time_budget, not both: the budget decides the number of steps"
+                "give num_steps or time_budget, not both: the time budget sets the number of steps"
             )
         train_fields.pop("time_budget", None)
     if options.get("val_fraction") == 0:
@@ -270,7 +272,7 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
 
 
 def closest(word, allowed):
-    """'; did you mean ...?' for a near miss of an allowed word, else ''."""
+    """'; did you mean ...?' if the word resembles an allowed one, else ''."""
     from difflib import get_close_matches
 
     match = get_close_matches(str(word), allowed, n=1)
@@ -323,11 +325,13 @@ def _seconds(value):
     try:
         return float(value) if value[-1:] not in units else float(value[:-1]) * units[value[-1]]
     except ValueError:
-        raise UsageError(f"time_budget must be seconds, or like 60s, 10m, 1h, not {value!r}") from None
+        raise UsageError(
+            f"time_budget must be seconds, or a time such as 60s, 10m, 1h, not {value!r}"
+        ) from None
 
 
 def _temperature(value):
     number = check_number("temperature", value, "above 0", lambda x: x > 0)
     if math.isinf(1 / number):
-        raise UsageError(f"temperature must be large enough for 1 / temperature to be finite, not {value!r}")
+        raise UsageError(f"temperature must be so large that 1 / temperature is finite, not {value!r}")
     return number

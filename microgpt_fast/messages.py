@@ -1,4 +1,4 @@
-"""What is told to a user: lines on stderr, and failures that are one line."""
+"""What is told to the user: lines on stderr, and failures in one line."""
 
 import sys
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ PROGRAM = "microgpt-fast"
 
 
 class MachineError(Exception):
-    """A failure that is not the user's, in one line."""
+    """A failure of the machine, not of the user; the text is one line."""
 
 
 def tell(message):
-    """One line on stderr; nowhere, if there is no stderr."""
+    """Write one line to stderr, if there is one."""
     try:
         if sys.stderr is not None:
             print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
@@ -21,7 +21,7 @@ def tell(message):
 
 @contextmanager
 def machines_file(path):
-    """An OSError in here is a failure to write a file, found late."""
+    """Report an OSError in here as a failure to write this file."""
     try:
         yield
     except OSError as error:

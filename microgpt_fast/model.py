@@ -22,20 +22,20 @@ class GPT:
     ----------
     config : GPTConfig
     tokenizer : Tokenizer, optional
-        What turns text into ids and back.
+        Turns text into ids and back.
     dtype : {"float64", "float32"}
     backend : {"auto", "cython", "numba", "numpy"}
     numerics : {"exact", "fast"}, optional
         See `resolve_numerics`.
     threads : int, optional
-        The most that may work on a step; None is as many as pay for one sequence of block_size tokens.
+        The most threads that work on a step; None means as many as one sequence of block_size tokens keeps busy.
 
     Attributes
     ----------
     parameters : array [config.num_params]
-        All parameters in one flat buffer, zero until `initialise`. Write into it; it cannot be replaced.
+        All parameters in one flat buffer, zero until `initialise`. It can be written to, but not replaced.
     tensors : dict of str to array
-        Views of `parameters` under their names: matrices [out, in].
+        Views of `parameters` by name: matrices [out, in].
     train_config : TrainConfig or None
         How the model was trained, if it was.
     """
@@ -71,7 +71,7 @@ class GPT:
 
     @property
     def threads(self) -> int:
-        """The threads that share the work. May be changed: the bits do not depend on it."""
+        """Number of threads that share the work. It may be changed, since no bit of a result depends on it."""
         return self._threads
 
     @threads.setter
@@ -80,7 +80,7 @@ class GPT:
 
     @property
     def engine(self) -> Any:
-        """The backend's engine for this configuration, made at first use."""
+        """The backend's engine for this configuration, created at first use."""
         if self._engine is None:
             self._engine = engine_of(
                 self.backend, self.config, self.parameters.dtype, self.numerics, self.threads
@@ -101,7 +101,7 @@ class GPT:
             See `random_stream`.
         std : float
         zero_init : bool
-            Draw attn_wo and mlp_fc2 with a deviation of 0.
+            Draw attn_wo and mlp_fc2 with a standard deviation of 0.
         """
         for parameter in self.config.parameters():
             if parameter.tied_to is not None:
@@ -113,12 +113,12 @@ class GPT:
                 flat[:] = draws
 
     def logits(self, ids: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
-        """What the model expects after each token of one sequence.
+        """The logits of the token that follows each token of one sequence.
 
         Parameters
         ----------
         ids : sequence of int
-            1 to `config.block_size` token ids, usually from tokenizer.bos on.
+            1 to `config.block_size` token ids, of which the first is usually tokenizer.bos.
 
         Returns
         -------
@@ -127,9 +127,9 @@ class GPT:
         Raises
         ------
         UsageError
-            for too many ids or none.
+            if there are too many ids, or none.
         IndexError
-            for an id outside the vocabulary.
+            if an id is outside the vocabulary.
         """
         if not 1 <= len(ids) <= self.config.block_size:
             raise UsageError(f"a sequence must have 1 ... {self.config.block_size} tokens, not {len(ids)}")
@@ -149,15 +149,15 @@ def resolve_numerics(
     config: GPTConfig,
     is_plain: bool = True,
 ) -> tuple[str, str | None]:
-    """The numerics that a run computes in: "exact" is bit for bit the scalar original, "fast" is not.
+    """The numerics of a run: "exact" equals the scalar original bit for bit, "fast" does not.
 
-    Exact numerics are float64's default. They need a backend that has them, and one document a step; where
-    either is missing the default is "fast".
+    Exact numerics are the default for float64. They need a backend that has them, one document per step and a
+    step like the original's; otherwise the default is "fast".
 
     Parameters
     ----------
     numerics : {"exact", "fast", None}
-        What was asked for; None is the default.
+        What was asked for; None means the default.
     dtype, batch_size : str, int
         As in `TrainConfig`.
     backend : module
@@ -170,12 +170,12 @@ def resolve_numerics(
     -------
     numerics : {"exact", "fast"}
     note : str or None
-        Why a float64 run without a wish of its own is not exact.
+        Why a float64 run is not exact although fast numerics were not asked for.
 
     Raises
     ------
     UsageError
-        if exact numerics were asked for and cannot be had.
+        if exact numerics were asked for and are not possible.
     """
     if dtype != "float64":
         reason = f"exact numerics need dtype float64, not {dtype}"

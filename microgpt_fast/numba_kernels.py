@@ -1,10 +1,9 @@
 """The compiled kernels inside your own ``@njit`` functions, cached ones too.
 
-The functions have the names and arguments of microgpt_fast_kernels.h: arrays for pointers (None for NULL),
-whole numbers for sizes and flags. float32 or float64 follows from the arrays; all of a call are alike. As in
-C, shapes are the caller's word and rows must lie as the header says. The kernels are those of the instruction
-set that is in use when this module is imported, and it must be imported wherever a cached function of yours
-runs: import it beside numba.
+The functions have the names and arguments of microgpt_fast_kernels.h: arrays in place of pointers (None in
+place of NULL), integers for sizes and flags. The arrays of a call must all be float32 or all float64. As in C,
+shapes are not checked, and rows must lie as the header says. The kernels are those of the instruction set in use
+when this module is imported. Import it in every process that runs a cached function of yours which calls it.
 
 Outside jitted code they are the compiled backend's functions.
 """

@@ -1,4 +1,4 @@
-"""Constants that go well together, by name."""
+"""Sets of constants that go well together, by name."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "eval_interval": 500,
         },
     ),
-    # short lines, like names; narrow enough for the fused step
+    # for short lines, like names; narrow enough for the narrow path
     "laptop-10s": (
         {"n_layer": 4, "n_embd": 32},
         {

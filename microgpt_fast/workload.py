@@ -1,4 +1,4 @@
-"""What a model costs, in memory and operations, and what of both this machine has."""
+"""What a model needs in memory and operations, and what this machine has of both."""
 
 import os
 
@@ -7,16 +7,16 @@ import numpy as np
 from .config import GPTConfig, UsageError
 from .parameters import products
 
-SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core, in Linux
-OPERATIONS_A_THREAD = 500_000_000  # in a step: what pays even between distant cores (docs/performance.md)
-OPERATIONS_TO_SHARE = 2_000_000  # in a step: with fewer, threads are not even tried
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # which CPUs share a core, in Linux
+OPERATIONS_A_THREAD = 500_000_000  # per step: what pays even between distant cores (docs/performance.md)
+OPERATIONS_TO_SHARE = 2_000_000  # per step: with fewer, more threads are not even tried
 
 
 def check_memory(model_config, train_config, longest):
     """Refuse, before anything is allocated, what this machine's memory cannot hold.
 
-    Counted are parameters, gradient, Adam's moments, and, roughly, the activations of the largest batch. What
-    fails later is a MemoryError, but most systems rather end a process that uses more than there is.
+    This counts parameters, gradient, Adam's moments and, roughly, the activations of the largest batch. A later
+    failure would be a MemoryError at best: most systems end a process that uses more memory than there is.
     """
     rows = train_config.batch_size * longest
     activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
@@ -30,20 +30,20 @@ def check_memory(model_config, train_config, longest):
 
 
 def operations_a_token(model_config, longest):
-    """Floating-point operations of forward and backward for a token of a sequence of `longest` tokens."""
+    """Floating-point operations of forward and backward per token of a sequence of `longest` tokens."""
     return operations(model_config, 1) + 6 * model_config.n_layer * model_config.n_embd * longest
 
 
 def default_threads(config: GPTConfig, tokens: int) -> int:
-    """As many threads as a step's work keeps busy, at most one for each core.
+    """As many threads as the work of a step keeps busy, at most one per core.
 
-    The bits of a result do not depend on it.
+    No bit of a result depends on it.
 
     Parameters
     ----------
     config : GPTConfig
     tokens : int
-        In a training step.
+        Tokens per training step.
 
     Returns
     -------
@@ -54,12 +54,12 @@ def default_threads(config: GPTConfig, tokens: int) -> int:
 
 
 def operations(config: GPTConfig, tokens: int) -> int:
-    """Multiplications and additions of a training step with so many tokens, in its products with weights."""
+    """Multiplications and additions of a training step with this many tokens, in its products with weights."""
     return 6 * products(config) * tokens
 
 
 def cores() -> int:
-    """Cores that this process may use. Threads of one core count once: they share its multiply-adds."""
+    """Number of cores that this process may use. The hardware threads of one core count once."""
     try:
         usable = os.sched_getaffinity(0)
     except AttributeError:  # not every system tells

@@ -103,7 +103,7 @@ def test_foreign_safetensors_are_refused(tmp_path):
         ("config", "{", "damaged metadata"),
         ("config", "[]", "damaged metadata"),
         ("config", '{"vocab_size": 5, "unknown": 1}', "damaged metadata"),
-        ("config", '{"vocab_size": 5, "n_layer": 1000000000}', "not those of its configuration"),
+        ("config", '{"vocab_size": 5, "n_layer": 1000000000}', "tensors do not fit the configuration"),
         ("config", None, "damaged metadata"),
         ("tokenizer", '{"chars": "ab", "bos": "middle"}', "damaged metadata"),
         ("train_config", '{"num_steps": -1}', "damaged metadata"),

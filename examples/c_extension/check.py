@@ -1,3 +1,5 @@
+"""Checks the extension module that setup.py built: the gradient of a softmax of two logits."""
+
 import math
 
 import consumer

@@ -1,4 +1,4 @@
-/* An extension module in C that calls the installed kernels through their capsule; nothing is linked. */
+/* An extension module in C that calls the installed kernels through a capsule: there is nothing to link. */
 #include <Python.h>
 
 #include <math.h>

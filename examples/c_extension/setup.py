@@ -1,4 +1,4 @@
-"""python setup.py build_ext --inplace"""
+"""Build with: python setup.py build_ext --inplace."""
 
 from setuptools import Extension, setup
 

@@ -1,3 +1,5 @@
+"""Checks the extension module that setup.py built, in both dtypes, on a read-only input."""
+
 import numpy as np
 from consumer import norm_and_project
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""RMSNorm and a linear map as one function: the kernels are called as C functions."""
+"""RMSNorm and a linear map in one function, which calls the kernels as C functions."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ ctypedef fused real:
 
 
 def norm_and_project(const real[:, ::1] x, const real[:, ::1] w):
-    """y [N, O] = rmsnorm(x) w^T for x [N, C] and w [O, C]"""
+    """y [N, O] = rmsnorm(x) w^T, for x [N, C] and w [O, C]."""
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], O = w.shape[0]
     if N == 0 or O == 0 or C == 0 or w.shape[1] != C:
         raise ValueError("x must be [N, C], w [O, C]")

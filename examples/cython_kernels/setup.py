@@ -1,4 +1,4 @@
-"""python setup.py build_ext --inplace; Cython finds the .pxd in the installed package."""
+"""Build with: python setup.py build_ext --inplace; Cython finds the .pxd file in the installed package."""
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup

@@ -1,4 +1,4 @@
-"""The compiled kernels in a jitted, cached function: forward and backward without leaving Numba."""
+"""The compiled kernels in a jitted and cached function: forward and backward without leaving Numba."""
 
 import numpy as np
 from numba import njit

@@ -1,4 +1,4 @@
-/* Trains a small GPT on one sentence, in plain C, and lets it speak. */
+/* Trains a small GPT on one sentence, in plain C, and samples from it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "microgpt_fast.h"
 #include "random.h"
 
-extern const mgf_kernels_f32 kernels; /* the table that variant.c was told to make */
+extern const mgf_kernels_f32 kernels; /* the table of functions in variant.o; the Makefile names it */
 
 enum { STEPS = 300, END = 26 };
 

@@ -1,4 +1,4 @@
-"""Is it the same? Training compared, number by number, with the scalar reference or the user's microgpt.py.
+"""Training compared, number by number, with the scalar reference or the user's microgpt.py.
 
 Two comparisons. *Single steps*: the engine begins each step where the reference begins it, with the
 reference's parameters and Adam's moments, so that the first wrong step and its wrong tensors can be named and
@@ -213,7 +213,7 @@ class Verification:
         return losses
 
     def _run(self):
-        """Losses, and parameters in the end, of the run in one call; one call a step must not differ."""
+        """The run in one call: its losses and final parameters, which must equal those of one call per step."""
         ends = []
         for calls in (1, self.count):
             parameters = self.model.parameters.copy()

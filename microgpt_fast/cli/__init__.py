@@ -1,7 +1,7 @@
 """The command line: finds the command, reports failures in one line.
 
-Exit codes: 0; 1, the machine failed (a full disk), or `verify` found a difference; 2, what was asked for
-cannot be done; 130, Ctrl-C.
+Exit codes: 0 for success; 1 if the machine failed (a full disk) or `verify` found a difference; 2 if what was
+asked for cannot be done; 130 after Ctrl-C.
 """
 
 import argparse
@@ -22,13 +22,13 @@ HELP_WIDTH = 100
 EXAMPLES = """\
 examples:
   microgpt-fast train                               train on the built-in names, print 20 new ones
-  microgpt-fast train --data names.txt > out.txt    a document a line; out.txt is what microgpt.py prints
+  microgpt-fast train --data names.txt > out.txt    one document per line; out.txt is what microgpt.py prints
   microgpt-fast train --preset first-revision       the model of microgpt.py's first revision
   microgpt-fast train --n-layer 2 --n-embd 32 --dtype float32 --save model.safetensors
   microgpt-fast sample --model model.safetensors --num-samples 5 --temperature 0.8
-  microgpt-fast verify --original microgpt.py       is it the same? number by number
-  microgpt-fast bench --job c d --threads 2         two larger models, timed
-  microgpt-fast info                                what runs here, and why
+  microgpt-fast verify --original microgpt.py       compare with your copy of it, number by number
+  microgpt-fast bench --job c d --threads 2         time two larger models
+  microgpt-fast info                                which backend and instruction set are used, and why
 """
 
 
@@ -38,7 +38,7 @@ def main(arguments=None):
     Parameters
     ----------
     arguments : list of str, optional
-        Instead of sys.argv's.
+        Used instead of sys.argv.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def module_of(command):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for an error."""
+    """An argparse parser that reports an error in one line."""
 
     def error(self, message):
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -98,7 +98,7 @@ def parse(arguments=None):
     layout = partial(argparse.RawDescriptionHelpFormatter, width=HELP_WIDTH)  # asking the terminal costs 2 ms
     parser = Parser(
         prog=PROGRAM,
-        description="microgpt, the same, in milliseconds.",
+        description="Train and sample Karpathy's microgpt: the same output, in milliseconds.",
         epilog=EXAMPLES,
         formatter_class=layout,
         allow_abbrev=False,
@@ -141,6 +141,6 @@ def parse(arguments=None):
 
 
 def dashed(argument):
-    """An option's name with dashes, also if it was typed with underscores, as for nanoGPT."""
+    """An option with dashes in its name, even if it was written with underscores, as for nanoGPT."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument

@@ -11,7 +11,7 @@ REDRAW_SECONDS = 0.1  # between two progress lines on a terminal
 
 
 class Stdout:
-    """Standard output: UTF-8 whatever the locale; on a terminal no more step lines than an eye can follow.
+    """Standard output: UTF-8 whatever the locale; on a terminal, at most ten step lines per second.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Stdout:
             self.write("\n")
 
     def flush(self):
-        """Hand over what was written."""
+        """Pass on what was written."""
         with self._pipe():
             self._stream.flush()
             self._bytes.flush()
@@ -95,7 +95,7 @@ class Stdout:
             raise MachineError(f"cannot write the output: {error.strerror or error}") from None
 
     def silence(self):
-        """Drop what could not be written, and all that follows: the interpreter's exit would complain."""
+        """Drop what could not be written, and all that follows: the interpreter would complain at its exit."""
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())

@@ -100,7 +100,7 @@ def _choose_mode(files, mode, tokenizer, block_size):
     if mode == "auto":
         if reason:
             return "stream", f"data mode stream, one long text cut into blocks: {reason}"
-        return "lines", "data mode lines, a document a line"
+        return "lines", "data mode lines, one document per line"
     if mode == "lines" and reason:
         return mode, f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}"
     return mode, None

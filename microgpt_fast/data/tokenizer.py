@@ -100,7 +100,7 @@ class Tokenizer:
 class ByteTokenizer:
     """A token id for each of the 256 bytes of UTF-8, and one for the beginning of a sequence.
 
-    It reads and writes any text, at one to four tokens a character.
+    It reads and writes any text, with one to four tokens per character.
 
     Parameters
     ----------

@@ -1,14 +1,15 @@
 """Every kernel as a function of NumPy arrays: checked, documented, forward and backward.
 
-Inputs come first and may be read-only or strided; where a kernel needs contiguous ones they are copied. `out`
-takes C-contiguous arrays that overlap no input; a kernel with several outputs takes a tuple with None for
-those to allocate. Gradients of parameters are added to `out`, and to zeros without it; everything else is
-overwritten. `backend` is "auto", or a name or module of `microgpt_fast.backends`. Arrays are float32 or
-float64, all of a call alike; indices are int32 (other integers are copied).
+Inputs come first and may be read-only or strided; they are copied where a kernel needs contiguous arrays.
+`out` takes C-contiguous arrays that overlap no input; if a kernel has several outputs, it is a tuple, with None
+for those that are to be allocated. Gradients of parameters are added to what `out` holds, or to zeros if there
+is no `out`; all other outputs are overwritten. `backend` is "auto", or the name or the module of one of
+`microgpt_fast.backends`. The arrays of a call are all float32 or all float64; indices are int32 (other integers
+are converted).
 
-All functions raise TypeError for a wrong dtype; ValueError for a wrong shape, for an `out` that is read-only,
-not contiguous or overlaps an input; IndexError for an index out of range; each before anything is written.
-docs/kernels.md has the formulas and examples.
+All functions raise TypeError for a wrong dtype; ValueError for a wrong shape, and for an `out` that is
+read-only, not contiguous or overlaps an input; IndexError for an index out of range; always before anything is
+written. docs/kernels.md has the formulas and examples.
 """
 
 from .adam import adamw_step

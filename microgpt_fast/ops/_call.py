@@ -1,7 +1,7 @@
 """What every function of ops does around a kernel: check, allocate, call.
 
-`SHAPES` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is
-checked before anything is written.
+It follows the table `SHAPES`; the order of a kernel's arguments comes from the C header. Everything is checked
+before anything is written.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from .. import backends
 from ..native.signatures import read_signatures
 
-# kernel: its outputs, its arrays to read. name[sizes]; "+": added to what is there; "?": may be None.
+# kernel: its outputs, its inputs; each is name[sizes]. "+": added to what the array holds; "?": may be None.
 SHAPES = {
     "embedding_forward": ("x[N C]", "tokens[N] positions[N] wte[V C] wpe[T C]"),
     "embedding_backward": ("+dwte[V C] +dwpe[T C]", "dx[N C] tokens[N] positions[N]"),
@@ -38,7 +38,7 @@ SHAPES = {
     "gemm_nt": ("c[M N]", "a[M K] b[N K]"),
     "gemm_tn": ("c[M N]", "a[K M] b[K N]"),
 }
-# arrays of int32: what their values count, and up to which size
+# arrays of int32: the size that their values stay below, and how an error names it
 COUNTS = {
     "tokens": ("V", "the vocabulary of size"),
     "targets": ("V", "the vocabulary of size"),
@@ -49,7 +49,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Argument:
-    """One array of a kernel: its name, its sizes, whether it is added to, whether it may be None."""
+    """One array argument: its name, its sizes, whether the kernel adds to it, whether it may be None."""
 
     def __init__(self, text):
         mark, self.name, sizes = re.fullmatch(r"([+?]?)(\w+)\[(.*)\]", text).groups()
@@ -86,19 +86,19 @@ def call(
     inputs : dict
         Arrays by name.
     out : array, or tuple of arrays or None
-        As many as the kernel has outputs.
+        One per output of the kernel.
     backend : str or module
     sizes : dict
-        Sizes that no input has.
+        Sizes that no input tells.
     without : collection of str
         Outputs that are not wanted.
     added : collection of str
-        Outputs, besides those marked in `SHAPES`, that are added to.
+        Outputs to add to, besides those marked in `SHAPES`.
     strided : collection of str
         Outputs whose layout `arrange` checks; the others must be contiguous.
     arrange : function of the dicts of inputs, outputs and sizes
-        Brings the arrays into the layout that the kernel wants, in the dicts, and returns further constants;
-        else all inputs become contiguous. It may allocate outputs.
+        Brings the arrays in the dicts into the layout that the kernel needs, and returns further constants. It
+        may allocate outputs. Without it, all inputs are made contiguous.
     **constants
         The kernel's other arguments.
 
@@ -135,7 +135,7 @@ def call(
 
 
 def check_inputs(kernel, read, inputs, sizes):
-    """The inputs as arrays, their one dtype, and what told each size; `sizes` is filled from their shapes."""
+    """The inputs as arrays, their common dtype, and where each size comes from; fills in `sizes`."""
     arrays, dtype, of_dtype, sources = {}, None, "", {}
     for argument in read:
         name, value = argument.name, inputs[argument.name]
@@ -145,13 +145,13 @@ def check_inputs(kernel, read, inputs, sizes):
         array = np.asarray(value)
         if name in COUNTS or name == "lengths":
             if array.dtype.kind not in "iu":
-                raise TypeError(f"{name} must be of an integer dtype, int32 at best, not {array.dtype}")
+                raise TypeError(f"{name} must be of an integer dtype, preferably int32, not {array.dtype}")
         elif array.dtype not in FLOATS:
             raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
         elif dtype is None:
             dtype, of_dtype = array.dtype, name
         elif array.dtype != dtype:
-            raise TypeError(f"{name} is {array.dtype} and {of_dtype} {dtype}: they must have one dtype")
+            raise TypeError(f"{name} is {array.dtype} and {of_dtype} is {dtype}: they must have one dtype")
         _match(kernel, argument, array, sizes, sources)
         arrays[name] = array
     for name, array in arrays.items():
@@ -161,7 +161,7 @@ def check_inputs(kernel, read, inputs, sizes):
 
 
 def _match(kernel, argument, array, sizes, sources):
-    """Hold a shape against the sizes known so far, and learn those that are not."""
+    """Compare a shape with the sizes known so far, and note those that are new."""
     wanted = f"{argument.name}[{', '.join(argument.sizes)}]"
     if array.ndim != len(argument.sizes):
         raise ValueError(f"{kernel} takes {wanted}, not {argument.name} of shape {array.shape}")
@@ -176,18 +176,20 @@ def _match(kernel, argument, array, sizes, sources):
 
 
 def _int32(name, array, sizes):
-    """int32 without wrapping: what does not fit is out of range."""
+    """The array as int32; values that do not fit are out of range, rather than wrapped."""
     if array.dtype == np.int32:
         return array
     if array.size and not (-(2**31) <= array.min() and array.max() < 2**31):
         if name in COUNTS:
             _refuse_index({name: array}, 0, sizes)
-        raise IndexError(f"{name} has values from {array.min()} to {array.max()}, which 32 bits do not hold")
+        raise IndexError(
+            f"{name} has values from {array.min()} to {array.max()}, which do not fit in 32 bits"
+        )
     return array.astype(np.int32)
 
 
 def _refuse_index(arrays, first, sizes):
-    """IndexError for the first value from index `first` on that is out of range."""
+    """Raise IndexError for the first value, from index `first` on, that is out of range."""
     for name, (size, whole) in COUNTS.items():
         if name in arrays:
             values, limit = arrays[name][first:], sizes[size]
@@ -199,7 +201,7 @@ def _refuse_index(arrays, first, sizes):
 
 
 def _given(wanted, out, without):
-    """The outputs by name, None where the caller gave none."""
+    """The outputs by name; None where the caller gave none."""
     names = [argument.name for argument in wanted]
     if len(names) == 1:
         out = (out,)
@@ -215,11 +217,11 @@ def _given(wanted, out, without):
 
 
 def check_output(name, array, dtype, shape=None, contiguous=True):
-    """TypeError or ValueError unless the array can be written to as it is."""
+    """Raise TypeError or ValueError unless the kernel can write to the array as it is."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"out for {name} must be a NumPy array, not {type(array).__name__}")
     if array.dtype != dtype:
-        raise TypeError(f"out for {name} must be {dtype} as the inputs are, not {array.dtype}")
+        raise TypeError(f"out for {name} must be {dtype}, as the inputs are, not {array.dtype}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"out for {name} must have shape {shape}, not {array.shape}")
     if not array.flags.writeable:
@@ -233,7 +235,7 @@ def check_output(name, array, dtype, shape=None, contiguous=True):
 
 
 def check_overlap(outputs, inputs):
-    """ValueError if an output shares memory with an input or with another output."""
+    """Raise ValueError if an output shares memory with an input or with another output."""
     given = [(name, array) for name, array in outputs.items() if array is not None]
     for i, (name, array) in enumerate(given):
         for other, against in [*inputs.items(), *given[:i]]:
@@ -258,7 +260,7 @@ def contiguous(array):
 
 
 def row_stride(array):
-    """Elements from row to row of an array whose rows are contiguous and do not overlap, else None."""
+    """The distance between rows, in elements, if they are contiguous and do not overlap; else None."""
     if not array.flags.aligned:
         return None
     row, expected = 1, array.itemsize

@@ -17,11 +17,11 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     Parameters
     ----------
     p, m, v : arrays of one shape, C-contiguous
-        Parameters and moments, updated in place; the moments begin at zero.
+        Parameters and moments, updated in place; before the first step the moments are zero.
     g : array of the same shape
         The gradient.
     step : int
-        Counts from 1.
+        The number of this step, from 1.
     lr, beta1, beta2, eps, weight_decay : float
     backend : str or module
 
@@ -31,7 +31,7 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
         See `microgpt_fast.ops`; ValueError also for a step below 1.
     """
     if step < 1:
-        raise ValueError(f"step counts from 1, it cannot be {step}")
+        raise ValueError(f"step counts from 1: it must be at least 1, not {step}")
     g = np.asarray(g)
     if g.dtype not in FLOATS:
         raise TypeError(f"g must be float32 or float64, not {g.dtype}")

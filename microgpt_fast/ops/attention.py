@@ -1,7 +1,7 @@
 """Causal multi-head attention over packed documents (Vaswani et al. 2017, arXiv:1706.03762).
 
-Memory grows with the length, not with its square (Dao et al. 2022, arXiv:2205.14135), on the compiled
-backend.
+On the compiled and the Numba backend, memory grows with the length, not with its square (Dao et al. 2022,
+arXiv:2205.14135).
 """
 
 import numpy as np
@@ -15,18 +15,18 @@ def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=
     s[i, j] = scale * q_i . k_j - slope_h * (i - j) for j <= i in the same document, and lse_i = log sum_j exp
     s[i, j].
 
-    q, k and v are not copied if they share one distance between rows and their rows are contiguous, as three
-    views of one array [N, 3, H, D] are.
+    q, k and v are not copied if their rows are contiguous and equally far apart, as in three views of one array
+    [N, 3, H, D].
 
     Parameters
     ----------
     q, k, v : [N, H, D]
     cu_seqlens : int32 [B + 1], optional
-        Document b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1; None is one document of N rows.
+        Document b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1; None means one document of N rows.
     scale : float, optional
         D ** -0.5 if not given.
     slopes : [H], optional
-        Of a bias that grows with the distance (ALiBi: Press et al. 2021, arXiv:2108.12409).
+        Slopes of a bias that grows with the distance (ALiBi: Press et al. 2021, arXiv:2108.12409).
     out : ([N, H, D] or None, [N, H] or None), optional
         Overwritten with o and lse.
     backend : str or module
@@ -35,7 +35,7 @@ def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=
     -------
     o : [N, H, D]
     lse : [N, H]
-        What `attention_backward` needs.
+        Needed by `attention_backward`.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def attention_backward(
     """The loss's derivatives with respect to q, k and v; delta_i = d_o_i . o_i.
 
     ds[i, j] = p[i, j] * (d_o_i . v_j - delta_i), dq_i = scale * sum_j ds[i, j] k_j,
-    dk_j = scale * sum_i ds[i, j] q_i, dv_j = sum_i p[i, j] d_o_i; p is computed anew from lse.
+    dk_j = scale * sum_i ds[i, j] q_i, dv_j = sum_i p[i, j] d_o_i; p is computed again from lse.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def attention_backward(
     q, k, v, cu_seqlens, scale, slopes
         As in the forward.
     out : ([N, H, D], [N, H, D], [N, H, D], [N, H]), each or None, optional
-        Overwritten with dq, dk, dv and delta. Here dq, dk and dv may be strided: three views of one array
-        [N, 3, H, D], given together. Without `out` they are such views if q, k and v are.
+        Overwritten with dq, dk, dv and delta. Here dq, dk and dv may be three views of one array [N, 3, H, D], if
+        all three are given. Without `out` they are such views if q, k and v are.
     backend : str or module
 
     Returns
@@ -117,9 +117,9 @@ def attention_decode(q, k_cache, v_cache, lengths, *, scale=None, slopes=None, o
     Parameters
     ----------
     q : [B, H, D]
-        One query a document.
+        One query per document.
     k_cache, v_cache : [B, T_max, H, D]
-        Positions 0 .. lengths[b] - 1 are read, the query's own among them.
+        Positions 0 .. lengths[b] - 1 are read, including the query's own.
     lengths : int32 [B]
         From 1 to T_max.
     scale : float, optional
@@ -162,14 +162,14 @@ def _scale(scale, sizes):
 
 
 def _constants(cu_seqlens, scale, sizes):
-    """cu_seqlens, B and scale as the kernels take them."""
+    """cu_seqlens, B and scale, as the kernels take them."""
     N = sizes["N"]
     offsets = np.array([0, N]) if cu_seqlens is None else np.asarray(cu_seqlens)
     if offsets.dtype.kind not in "iu":
-        raise TypeError(f"cu_seqlens must be of an integer dtype, int32 at best, not {offsets.dtype}")
+        raise TypeError(f"cu_seqlens must be of an integer dtype, preferably int32, not {offsets.dtype}")
     if offsets.ndim != 1 or not len(offsets) or N >= 2**31:
         raise ValueError(
-            f"cu_seqlens must be [B + 1], of int32 for fewer than 2^31 rows, not {offsets.shape} for {N}"
+            f"cu_seqlens must have shape [B + 1] and rows must be fewer than 2^31, not {offsets.shape} and {N} rows"
         )
     if offsets[0] != 0 or offsets[-1] != N or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(
@@ -186,13 +186,13 @@ def _brief(values):
 
 
 def _common_stride(arrays):
-    """The distance between rows that q, k and v share, None if they share none."""
+    """The distance between rows, if it is the same in q, k and v; else None."""
     strides = {row_stride(arrays[name]) for name in "qkv"}
     return strides.pop() if len(strides) == 1 else None
 
 
 def _share_stride(arrays, stride=None):
-    """Bring q, k and v to one distance between rows: this, or the one they have, or the length of a row."""
+    """Make the distance between rows the same in q, k and v: `stride`, or what they have, or a row's length."""
     common = _common_stride(arrays)
     if common is not None and stride in (None, common):
         return common

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy, a loss a row."""
+"""Softmax cross-entropy, one loss per row."""
 
 from ._call import call
 
@@ -6,7 +6,7 @@ from ._call import call
 def cross_entropy_forward(logits, targets, *, out=None, backend="auto"):
     """losses_i = lse_i - logits[i, targets_i] with lse_i = log sum_j exp logits[i, j].
 
-    The largest logit of a row is subtracted before exp, so logits of any size are fine.
+    The largest logit of a row is subtracted before exp, so logits may be of any size.
 
     Parameters
     ----------
@@ -21,14 +21,14 @@ def cross_entropy_forward(logits, targets, *, out=None, backend="auto"):
     -------
     losses : [N]
     lse : [N]
-        What `cross_entropy_backward` needs.
+        Needed by `cross_entropy_backward`.
 
     Raises
     ------
     TypeError, ValueError
         See `microgpt_fast.ops`.
     IndexError
-        For a target out of range; names it and the size of the vocabulary.
+        For a target out of range; the text names it and the size of the vocabulary.
     """
     inputs = dict(logits=logits, targets=targets)
     return call("cross_entropy_forward", inputs, out=out, backend=backend)
@@ -40,7 +40,7 @@ def cross_entropy_backward(dlosses, lse, logits, targets, *, out=None, backend="
     Parameters
     ----------
     dlosses : [N]
-        The loss's derivative with respect to each row's: 1 / N for their mean.
+        The derivative of the whole loss with respect to each row's loss: 1 / N for their mean.
     lse : [N]
         From `cross_entropy_forward`.
     logits, targets : [N, V], int32 [N]

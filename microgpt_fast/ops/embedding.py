@@ -25,7 +25,7 @@ def embedding_forward(tokens, positions, wte, wpe, *, out=None, backend="auto"):
     TypeError, ValueError
         See `microgpt_fast.ops`.
     IndexError
-        For a token or position out of range; names it and the size.
+        For a token or position out of range; the text names it and the size.
     """
     inputs = dict(tokens=tokens, positions=positions, wte=wte, wpe=wpe)
     return call("embedding_forward", inputs, out=out, backend=backend)
@@ -40,9 +40,9 @@ def embedding_backward(dx, tokens, positions, *, vocab_size=None, block_size=Non
         The loss's derivative with respect to x.
     tokens, positions : int32 [N]
     vocab_size, block_size : int, optional
-        V and T, for a gradient that `out` does not hold.
+        V and T; needed for a gradient that is not in `out`.
     out : ([V, C] or None, [T, C] or None), optional
-        dwte and dwpe, added to. They may be one array each of a larger buffer.
+        dwte and dwpe, added to. Each may be a part of a larger buffer.
     backend : str or module
 
     Returns
@@ -52,7 +52,7 @@ def embedding_backward(dx, tokens, positions, *, vocab_size=None, block_size=Non
     Raises
     ------
     TypeError, ValueError
-        See `microgpt_fast.ops`; ValueError also where neither `out` nor an option tells a table's size.
+        See `microgpt_fast.ops`; ValueError also if neither `out` nor an option gives the size of a table.
     IndexError
         For a token or position out of range.
     """
@@ -65,7 +65,7 @@ def embedding_backward(dx, tokens, positions, *, vocab_size=None, block_size=Non
         if size is not None:
             sizes[letter] = size
         elif array is None:
-            raise ValueError(f"embedding_backward needs {name}, or an array in out that has as many rows")
+            raise ValueError(f"embedding_backward needs {name}, or an array in out with that many rows")
         elif getattr(array, "ndim", 0) == 2:
             sizes[letter] = len(array)
     inputs = dict(dx=dx, tokens=tokens, positions=positions)

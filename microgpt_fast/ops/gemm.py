@@ -6,7 +6,7 @@ from ._call import call, contiguous, row_stride
 def gemm_nn(a, b, *, accumulate=False, out=None, backend="auto"):
     """c = a b, or c += a b.
 
-    Rows of a and b may lie apart, as in columns cut out of a larger array; they are not copied.
+    a and b may be columns cut out of larger arrays; they are not copied as long as each row is contiguous.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ def gemm_nn(a, b, *, accumulate=False, out=None, backend="auto"):
 
 
 def gemm_nt(a, b, *, accumulate=False, out=None, backend="auto"):
-    """c = a b^T, or c += a b^T, for a [M, K] and b [N, K]; all else as in `gemm_nn`."""
+    """c = a b^T, or c += a b^T, for a [M, K] and b [N, K]; otherwise as in `gemm_nn`."""
     return _gemm("gemm_nt", a, b, accumulate, out, backend)
 
 
 def gemm_tn(a, b, *, accumulate=False, out=None, backend="auto"):
-    """c = a^T b, or c += a^T b, for a [K, M] and b [K, N]; all else as in `gemm_nn`."""
+    """c = a^T b, or c += a^T b, for a [K, M] and b [K, N]; otherwise as in `gemm_nn`."""
     return _gemm("gemm_tn", a, b, accumulate, out, backend)
 
 
@@ -52,7 +52,7 @@ def _gemm(kernel, a, b, accumulate, out, backend):
 
 
 def _rows(arrays, outputs, sizes):
-    """Row strides of a, b and c; a and b are copied only if their rows are not contiguous."""
+    """The row strides of a, b and c; a and b are copied only if their rows are not contiguous."""
     for name in "ab":
         if row_stride(arrays[name]) is None:
             arrays[name] = contiguous(arrays[name])

@@ -1,7 +1,7 @@
-"""The whole model, composed of these kernels: microgpt's layers around one flat buffer of parameters.
+"""The whole model, on one flat buffer of parameters.
 
-For a loop of your own over training steps or documents, `microgpt_fast.GPT` and `Trainer` keep what these
-functions make anew at every call: the workspace and the threads.
+These functions create a workspace and threads at every call. `microgpt_fast.GPT` and `Trainer` keep them, which is
+better for a loop over training steps or documents.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ from ._call import FLOATS, check_output, check_overlap, contiguous
 def gpt_forward(
     params, tokens, starts, lengths, config, *, logits=None, numerics="fast", threads=1, backend="auto"
 ):
-    """The documents' losses: the mean cross-entropy of each.
+    """The loss of each document: the mean cross-entropy of its tokens.
 
-    Document i reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: each but the last is an input, each
-    but the first a target.
+    Document i reads tokens[starts[i]] .. tokens[starts[i] + lengths[i]]: all but the last are inputs, all but
+    the first are targets.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def gpt_forward(
     logits : [sum of lengths, vocab_size], optional
         Overwritten with the logits of every input.
     numerics : {"fast", "exact"}
-        "exact": the scalar original's order of operations, for float64 and one document.
+        "exact" means the scalar original's order of operations, for float64 and one document.
     threads : int
     backend : str
 
@@ -60,7 +60,7 @@ def gpt_forward(
 def gpt_backward(
     params, tokens, starts, lengths, config, *, out=None, numerics="fast", threads=1, backend="auto"
 ):
-    """The documents' losses, and the gradient of their mean.
+    """The loss of each document, and the gradient of their mean.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ def gpt_train_steps(
     tokens, starts, lengths, config, numerics, threads, backend
         As for `gpt_forward`; step i takes the documents i * batch_size .. (i + 1) * batch_size - 1.
     lr : sequence of k float
-        Each step's learning rate.
+        The learning rate of each step.
     batch_size, first_step : int
-        Documents a step; Adam's count of the first of these steps, from 1.
+        Documents per step; the number of the first of these steps in Adam's count, from 1.
     beta1, beta2, eps, weight_decay : float
         See `adamw_step`.
 
@@ -116,7 +116,7 @@ def gpt_train_steps(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As for `gpt_forward`; ValueError also where the documents are not k * batch_size.
+        As for `gpt_forward`; ValueError also if the number of documents is not k * batch_size.
     """
     params_in = _flat("params", params, config)
     tokens, starts, lengths = _documents(tokens, starts, lengths)
@@ -131,7 +131,7 @@ def gpt_train_steps(
             f"not {len(starts)}"
         )
     if first_step < 1:
-        raise ValueError(f"first_step counts from 1, it cannot be {first_step}")
+        raise ValueError(f"first_step counts from 1: it must be at least 1, not {first_step}")
     losses = np.empty(len(lr))
     _engine(config, params, numerics, threads, backend).train_steps(
         losses,
@@ -150,7 +150,7 @@ def gpt_train_steps(
 
 
 def gpt_decode(params, config, *, numerics="fast", backend="auto"):
-    """A decoder: token after token through the model, with the keys and values of what came before kept.
+    """A decoder, which takes one token after another and keeps the keys and values of the earlier ones.
 
     Parameters
     ----------
@@ -163,10 +163,10 @@ def gpt_decode(params, config, *, numerics="fast", backend="auto"):
     Returns
     -------
     decoder
-        step(token, position) returns the logits [vocab_size] that follow; positions come in order from 0,
-        where a new document begins. generate(random, bos, temperature) samples a document, int32 without its
-        bos; `microgpt_fast.random_stream.seeded` makes the random stream. Both raise IndexError for what is
-        out of range.
+        step(token, position) returns the logits [vocab_size] of the next token; positions come in order, and
+        position 0 begins a new document. generate(random, bos, temperature) samples a document, int32, without
+        its bos; `microgpt_fast.random_stream.seeded` makes the random stream. Both raise IndexError for
+        a token or position out of range.
 
     Raises
     ------
@@ -196,17 +196,19 @@ def _documents(tokens, starts, lengths):
         array = np.asarray(values)
         if array.dtype.kind not in "iu":
             raise TypeError(
-                f"{name} must be of an integer dtype, {np.dtype(dtype)} at best, not {array.dtype}"
+                f"{name} must be of an integer dtype, preferably {np.dtype(dtype)}, not {array.dtype}"
             )
         if array.ndim != 1:
             raise ValueError(f"{name} must have one dimension, not the shape {array.shape}")
         limits = np.iinfo(dtype)
         if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
-            raise IndexError(f"{name} has values from {array.min()} to {array.max()}, out of any range")
+            raise IndexError(
+                f"{name} has values from {array.min()} to {array.max()}, which do not fit in {np.dtype(dtype)}"
+            )
         arrays.append(contiguous(array.astype(dtype, copy=False)))
     if arrays[1].shape != arrays[2].shape:
         raise ValueError(
-            f"starts of shape {arrays[1].shape} and lengths of shape {arrays[2].shape} must be alike"
+            f"starts and lengths must have one shape, not {arrays[1].shape} and {arrays[2].shape}"
         )
     return arrays
 

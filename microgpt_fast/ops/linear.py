@@ -36,7 +36,7 @@ def linear_backward(dy, x, w, *, with_dx=True, with_dw=True, accumulate_dx=False
     x, w : [N, C], [O, C]
         The inputs of the forward.
     with_dx, with_dw : bool
-        False leaves out one of the products.
+        False leaves out this product.
     accumulate_dx : bool
         Add to dx instead of overwriting it.
     out : ([N, C] or None, [O, C] or None), optional

@@ -21,7 +21,7 @@ def mlp_forward(x, w1, w2, *, activation="relu", out=None, backend="auto"):
     -------
     y : [N, C]
     h : [N, F]
-        Before the activation: what `mlp_backward` needs.
+        The values before the activation, which `mlp_backward` needs.
 
     Raises
     ------

@@ -19,7 +19,7 @@ def rmsnorm_forward(x, gain=None, *, eps=1e-5, out=None, backend="auto"):
     -------
     y : [N, C]
     rstd : [N]
-        What `rmsnorm_backward` needs.
+        Needed by `rmsnorm_backward`.
 
     Raises
     ------

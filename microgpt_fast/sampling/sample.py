@@ -9,7 +9,7 @@ from ..config import TrainConfig, UsageError, check_integer, check_number
 from ..model import GPT
 from ..random_stream import RandomStream, sampling_weights, seeded
 
-STREAM_TOKENS = 500  # of a sample from a model of one long text, if nothing else is asked for
+STREAM_TOKENS = 500  # of a sample if the model was trained on one long text and no length was asked for
 
 
 def generate(
@@ -33,26 +33,27 @@ def generate(
     model : GPT
         With a tokenizer.
     num_samples, temperature, seed : int, float, int, optional
-        As in `TrainConfig`; None takes what the model was trained with, or else the defaults there.
+        As in `TrainConfig`; None means as in the model's training, or the defaults of `TrainConfig`.
     random : random stream, optional
-        Continue this stream instead of a new one from `seed`: a training run's own continues as the
+        Draw from this stream instead of a new one from `seed`: that of a training run continues as the
         original does.
     batch_size : int, optional
-        Draw so many samples at once, in order to be done sooner: sample i has its own stream, that of
-        random.Random(abs(seed) + (i + 1) * 2**64), and is the same for every batch size from 2 on. None or 1:
-        one sample after another from one stream, as the original does. Batches compute with fast numerics.
+        Draw this many samples at a time, which is faster. Sample i then has a random stream of its own, that
+        of random.Random(abs(seed) + (i + 1) * 2**64), and is the same for every batch size above 1. None or 1:
+        one sample after another from one random stream, as the original does. Batches compute with fast
+        numerics.
     prompt : str, optional
-        What each sample begins with.
+        The text that each sample begins with.
     max_new_tokens : int, optional
-        Tokens after the prompt, if the document does not end before. None: as many as a block has; or 500, if
-        the model was trained on one long text. Past the block the model sees a sliding window: whenever it is
-        full, the last half of it stays.
+        The most tokens after the prompt; the document may end before. None means block_size, or 500 if the
+        model was trained on one long text. Past block_size tokens the model sees a sliding window: whenever
+        the window is full, its last half is kept.
     top_k : int, optional
-        Draw from the k most likely tokens only.
+        Draw only from the k most likely tokens.
     top_p : float, optional
-        Draw from the fewest tokens only that are this likely together.
+        Draw only from the most likely tokens: the fewest whose probabilities add up to this.
     stop : str, optional
-        A sample ends before this text.
+        End a sample before this text.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def generate(
     Raises
     ------
     UsageError
-        (a ValueError) for a value that is not allowed, or a model whose logits are not finite.
+        (a ValueError) for a value that is not allowed, or if the model's logits are not finite.
     """
     wishes = {
         "prompt": prompt,
@@ -83,7 +84,7 @@ def samples(
     batch_size: int | None = None,
     **options: Any,
 ) -> Iterator[Iterable[str]]:
-    """`generate`, one document at a time: each an iterable of pieces of text, as they are drawn."""
+    """Like `generate`, but yields each document as an iterable of pieces of text, as they are drawn."""
     trained = model.train_config or TrainConfig()
     given = {"num_samples": num_samples, "temperature": temperature, "seed": seed}
     config = TrainConfig(
@@ -93,13 +94,15 @@ def samples(
         raise UsageError("a model without a tokenizer cannot write text")
     batch_size = 1 if batch_size is None else check_integer("batch_size", batch_size, low=1)
     if batch_size > 1 and random is not None:
-        raise UsageError("samples that are drawn together have a stream each, from `seed`: not `random`")
+        raise UsageError("samples in a batch draw from random streams of `seed`, not `random`: leave it out")
     if random is None:
         random = seeded(config.seed, model.backend)
     bos = model.tokenizer.bos
     decoder = model.engine.decoder(model.parameters)
     if config.num_samples and not np.isfinite(decoder.step(bos, 0)).all():
-        raise UsageError("the model's logits are not finite: nothing can be drawn from it")
+        raise UsageError(
+            "the model's logits are not finite, so that no sample can be drawn: did its training diverge?"
+        )
     is_stream = trained.data_mode == "stream"
     is_plain = batch_size == 1 and not is_stream and all(value is None for value in options.values())
     if not is_plain:
@@ -118,7 +121,7 @@ def samples(
 
 
 class Writer:
-    """Writes texts token by token; for the parameters see `generate`."""
+    """Writes texts token by token; see `generate` for the parameters."""
 
     def __init__(
         self, model, decoder, random, temperature, is_stream,
@@ -129,7 +132,7 @@ class Writer:
         ids = tokenizer.encode(self.prompt).tolist()
         is_begun = is_stream and ids
         if is_stream and not ids and "\n" in getattr(tokenizer, "chars", "\n"):
-            ids = tokenizer.encode("\n").tolist()  # in a stream hardly anything follows bos
+            ids = tokenizer.encode("\n").tolist()  # in one long text hardly anything follows bos
             is_begun = True
         self.ids = ids if is_begun else [tokenizer.bos, *ids]
         self.count = STREAM_TOKENS if is_stream else model.config.block_size
@@ -148,7 +151,7 @@ class Writer:
         return self._pieces(self._new_tokens())
 
     def text(self, tokens):
-        """The whole text of a sample whose new tokens these are, with or without the bos that ends it."""
+        """The whole text of a sample with these new tokens, which may include the bos that ends it."""
         new = self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.bos else tokens)
         return self.prompt + (new.split(self.stop, 1)[0] if self.stop else new)
 
@@ -198,13 +201,13 @@ class Writer:
         return logits
 
     def extended(self, window, token):
-        """The window with one more token; of a full one the last half stays."""
+        """The window with one more token; if it is full, only its last half is kept."""
         if len(window) == self.block_size:
             window = window[len(window) - self.block_size // 2 :]
         return [*window, token][-self.block_size :]
 
     def weights(self, logits):
-        """What to draw the next token by: float64 [..., V], of logits [..., V]."""
+        """The weights to draw the next token with, float64 [..., V], from logits [..., V]."""
         weights = sampling_weights(logits, self.temperature)
         if self.takes_all:
             return weights

@@ -13,7 +13,7 @@ from ..data.load import Source, parts_of
 from ..data.text import find_files
 from ..model import GPT
 
-LOGITS = 1 << 23  # that are computed in one call
+LOGITS = 1 << 23  # the most that are computed in one call
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,11 @@ class Score:
     corpus : Corpus
         The text in the model's tokens.
     surprises : float64 array
-        -log(probability) of each predicted token, in nats: of every document's tokens in turn, its end
-        included.
+        -log(probability) of each predicted token, in nats, document after document, with their ends.
     documents : int64 array [n + 1]
-        Document d's are surprises[documents[d]:documents[d + 1]].
+        The surprises of document d are surprises[documents[d]:documents[d + 1]].
     characters : int
-        In all documents.
+        Number of characters in all documents.
     """
 
     corpus: Corpus
@@ -42,7 +41,7 @@ class Score:
         """The figures of the whole text, by name."""
         nats = float(self.surprises.sum())
         tokens = len(self.surprises)
-        characters = max(1, self.characters)  # what is not UTF-8 may have none
+        characters = max(1, self.characters)  # data that are not UTF-8 may have none
         return {
             "documents": len(self.corpus),
             "tokens": tokens,
@@ -62,17 +61,17 @@ def score(
 ) -> Score:
     """Score a text.
 
-    Every token is predicted once, in windows of block_size tokens that overlap by half: but for the
-    beginning of a document, a token's context is at least half a block.
+    Every token is predicted once, in windows of block_size tokens that overlap by half. So except at the
+    beginning of a document, a token is predicted from at least half a block of context.
 
     Parameters
     ----------
     model : GPT
         With a tokenizer.
     source : path, list of pathlib.Path, or iterable of str
-        As of `load_corpus`.
+        As for `load_corpus`.
     mode : {"lines", "stream"}, optional
-        Whether a line is a document, or a file; None is as the model was trained.
+        Whether each line is a document, or each file; None means as in the model's training.
 
     Returns
     -------
@@ -81,7 +80,7 @@ def score(
     Raises
     ------
     UsageError
-        for a character that the model does not know, or no text.
+        if the text is empty, or has a character that the model does not know.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -103,7 +102,7 @@ def score(
         characters = int(np.sum((corpus.tokens != tokenizer.bos) & ((corpus.tokens - first) & 0xC0 != 0x80)))
     starts, lengths, skipped = windows(corpus.offsets, model.config.block_size)
     document = np.searchsorted(corpus.offsets, starts, "right") - 1
-    places = starts - document  # in the surprises: each document before has one token more than these
+    places = starts - document  # in the surprises: each earlier document has one token more than surprises
     at_once = max(1, LOGITS // (model.config.block_size * model.config.vocab_size))
     if model.numerics == "exact":
         at_once = 1
@@ -124,7 +123,7 @@ def score(
 
 
 def windows(offsets, block_size):
-    """Windows over documents: (starts int64, lengths int32, how many predictions of each are another's)."""
+    """Windows over documents: (starts int64, lengths int32, how many predictions the window before has made)."""
     starts, lengths, skipped = [], [], []
     stride = max(1, block_size // 2)
     for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist()):

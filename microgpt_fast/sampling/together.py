@@ -1,4 +1,4 @@
-"""Many samples at once: streams that go through the model together, each with its own random generator."""
+"""Many samples at a time: they go through the model together, and each has a random stream of its own."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from ..random_stream import seeded
 
 
 class _Sample:
-    """One text under way: its new tokens so far, and what the model sees of it.
+    """One unfinished text: its new tokens so far, and the window of it that the model sees.
 
-    The model reads that from position 0 on; once it has read all, it draws a token at every position, up to
-    `end`, where it needs attention.
+    The model reads the window from position 0 on. Once it has read all of it, a token is drawn at every
+    position, up to `end`, where the caller must look at the sample.
     """
 
     def __init__(self, writer, number, random):
@@ -18,28 +18,28 @@ class _Sample:
         self.look_at(writer.ids[-writer.block_size :])
 
     def look_at(self, window):
-        """See this from now on."""
+        """Let the model see this window from now on."""
         writer, self.window, self.drawn_before = self.writer, window, len(self.drawn)
         self.end = min(writer.block_size, len(window) - 1 + writer.count - self.drawn_before)
         if writer.stop:
-            self.end = 0  # attention at every position
+            self.end = 0  # the caller must look at every position
 
     def is_over(self):
-        """Whether the token drawn last ends the text."""
+        """Whether the last token drawn ends the text."""
         writer, drawn = self.writer, self.drawn
         return drawn[-1] == writer.bos or len(drawn) == writer.count or writer.is_stopped(drawn)
 
     def slide(self):
-        """Keep the last part of a window that is full, with the token drawn last."""
+        """Keep the last part of a full window, with the last token drawn."""
         seen = self.window + self.drawn[self.drawn_before : -1]
         self.look_at(self.writer.extended(seen, self.drawn[-1]))
 
 
 class _Rows:
-    """What the next step takes.
+    """The arguments of the next step.
 
-    For each sample under way: its slot, its token and position, and the stream to draw from, which is None
-    while it reads its window; and the position, `ends`, where it needs attention.
+    For each unfinished sample: its slot, token and position; the random stream to draw from, None while the
+    model still reads its window; and `ends`, the position where the caller must look at it.
     """
 
     def __init__(self, samples, block_size):
@@ -52,7 +52,7 @@ class _Rows:
             self.read(i)
 
     def read(self, i):
-        """Let sample i read its window from the beginning."""
+        """Read the window of sample i from the beginning."""
         window = self.samples[i].window
         self.windows[i, : len(window)] = window
         self.tokens[i], self.positions[i], self.ends[i] = window[0], 0, len(window) - 1
@@ -61,11 +61,11 @@ class _Rows:
             self.draw(i)
 
     def draw(self, i):
-        """Let sample i draw from now on."""
+        """Draw tokens for sample i from now on."""
         self.randoms[i], self.ends[i] = self.samples[i].random, self.samples[i].end
 
     def advance(self, drawn):
-        """Go on by a position: to the tokens that were drawn, or, where there is none, that are read."""
+        """Move on by one position, to the tokens that were drawn or, where none was, to the next of the window."""
         self.positions += 1
         self.tokens[:] = drawn
         reading = np.flatnonzero(drawn < 0)
@@ -73,7 +73,7 @@ class _Rows:
             self.tokens[reading] = self.windows[reading, self.positions[reading]]
 
     def remove(self, gone):
-        """Take these samples out."""
+        """Remove these samples."""
         kept = [i for i in range(len(self.samples)) if i not in gone]
         self.samples, self.randoms = [self.samples[i] for i in kept], [self.randoms[i] for i in kept]
         for name in ("slots", "tokens", "positions", "ends", "windows"):
@@ -81,7 +81,7 @@ class _Rows:
 
 
 def _drawn(streams, writer, rows):
-    """The tokens that a step draws, int32 [n]; -1 where a sample reads."""
+    """The tokens that a step draws, int32 [n]; -1 where a window is still read."""
     if writer.takes_all:
         return streams.draw(rows.slots, rows.tokens, rows.positions, rows.randoms, writer.temperature)
     weights = writer.weights(streams.step(rows.slots, rows.tokens, rows.positions))
@@ -90,17 +90,17 @@ def _drawn(streams, writer, rows):
 
 
 def draw_together(model, writer, num_samples, batch_size, seed):
-    """Texts, one after another in the order of their numbers, `batch_size` at a time under way.
+    """Yield texts in the order of their numbers, drawn `batch_size` at a time.
 
-    A stream whose text has ended begins the next sample: the batch stays full up to the last of them. Sample i
-    is drawn from random.Random(abs(seed) + (i + 1) * 2**64) and depends on nothing else: neither on the
-    batch size nor on the other samples. Batches compute with fast numerics.
+    Where a text ends, the next sample begins in its place, so the batch stays full until no samples are left.
+    Sample i is drawn from random.Random(abs(seed) + (i + 1) * 2**64), so it depends neither on the batch size
+    nor on the other samples. Batches compute with fast numerics.
 
     Parameters
     ----------
     model : GPT
     writer : Writer
-        What is drawn, and from which of the likely tokens.
+        The prompt, the length, and which tokens may be drawn.
     num_samples, batch_size, seed : int
     """
     if not (writer.count and num_samples):

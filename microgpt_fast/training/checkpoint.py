@@ -1,4 +1,4 @@
-"""Models in files: safetensors, written whole or not at all."""
+"""Models in files: safetensors, written completely or not at all."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def save(
     path: str | os.PathLike[str],
     training: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
 ) -> None:
-    """Write a model to a file, which holds what it held before or all of the model, whatever happens.
+    """Write a model to a file. Whatever happens, the file then holds the whole model or what it held before.
 
     The file is a safetensors file: the parameters under their names, and in its metadata the configuration,
     the characters, how the model was trained, and a checksum.
@@ -96,7 +96,7 @@ def load(
 
 
 def load_with_training(path, **options):
-    """As `load`: (the model, the state of its training or None, the arrays of this state)."""
+    """Like `load`, but returns (the model, the state of its training or None, the arrays of this state)."""
     import json
 
     from safetensors import SafetensorError, safe_open
@@ -134,7 +134,7 @@ def load_with_training(path, **options):
         or not dtypes <= set(DTYPES)
         or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()
     ):
-        raise CheckpointError(f"{path}: its tensors are not those of its configuration")
+        raise CheckpointError(f"{path}: damaged: the tensors do not fit the configuration")
     model = GPT(config, tokenizer, dtype=dtypes.pop(), **options)
     for name, tensor in tensors.items():
         model.tensors[name][:] = tensor
@@ -145,15 +145,15 @@ def load_with_training(path, **options):
 
 
 def check_writable(path):
-    """The path that `save` will replace, symbolic links followed; little is left to fail later.
+    """The path that `save` will replace, symbolic links followed; checked now, so that little can fail later.
 
     Raises
     ------
     OSError
-        if a file cannot be written there: its folder is missing or refuses new files, or something other
-        than a regular file has its name.
+        if a file cannot be written there: the folder is missing or not writable, or something other than a
+        regular file has this name.
     """
-    import safetensors.numpy  # noqa: F401  (rather missing now than after the training)
+    import safetensors.numpy  # noqa: F401  (if it is missing, fail now rather than after the training)
 
     path = os.fspath(path)
     target = os.path.realpath(path)
@@ -177,7 +177,7 @@ def check_writable(path):
 
 
 def replace_file(path, content):
-    """Write bytes to a file, which holds what it held before or all of them, whatever happens."""
+    """Write bytes to a file. Whatever happens, the file then holds all of them or what it held before."""
     with temporary_beside(path) as (temporary, descriptor):
         with open(descriptor, "wb") as file:
             file.write(content)
@@ -200,7 +200,7 @@ def _checksum(metadata, parameters, arrays):
 
 @contextmanager
 def temporary_beside(path):
-    """A new file in the same folder: (its path, an open descriptor); removed at the end if still there."""
+    """A new file in the same folder: (its path, an open descriptor); removed at the end if it is still there."""
     temporary = os.path.join(os.path.dirname(path), f".{FORMAT}-{os.getpid()}-{os.urandom(6).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:

@@ -21,7 +21,7 @@ def plot(folders, path, against="step"):
     Raises
     ------
     UsageError
-        without matplotlib, or for a folder without metrics, or an unknown kind of picture.
+        if matplotlib is missing, a folder has no metrics, or the kind of picture is unknown.
     OSError
         if the picture cannot be written.
     """
@@ -30,7 +30,7 @@ def plot(folders, path, against="step"):
     except ImportError:
         raise UsageError("plots need matplotlib: pip install 'microgpt-fast[plot]'") from None
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel=against, ylabel="loss (nats a token)")
+    axes = figure.add_subplot(xlabel=against, ylabel="loss (nats per token)")
     for index, folder in enumerate(folders):
         try:
             metrics = read_metrics(folder)

@@ -1,4 +1,4 @@
-"""Progress of a long training, on stderr: a bar in terminals and notebooks that have tqdm, or else lines."""
+"""Progress of a long training, on stderr: a bar in terminals and notebooks if tqdm is installed, or else lines."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from ..messages import tell
 from ..workload import operations_a_token
 from .trainer import Evaluation, Steps, Trainer
 
-QUIET_SECONDS = 2  # a shorter training needs no reports
+QUIET_SECONDS = 2  # shorter trainings are not reported
 LINE_SECONDS = 10  # between two lines
 RECENT = 100  # steps whose mean loss is shown
 
 
 class Progress:
-    """Reports of a training.
+    """Reports the progress of a training.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Progress:
 
 
 def _peak_of(model):
-    """Operations a second that a core could do at best; 0 where that cannot be measured."""
+    """The most operations per second that a core can do; 0 where that cannot be measured."""
     measure = getattr(model.backend, "measure_peak", None)
     if measure is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Trainings in files: stopped, and continued as if they never were, bit for bit."""
+"""Trainings in files: stopped, and resumed with the bits of an uninterrupted training."""
 
 import os
 from dataclasses import asdict
@@ -12,17 +12,25 @@ from ..data.load import Corpus, Source
 from .checkpoint import CheckpointError, load_with_training, save
 from .trainer import Evaluation, Trainer
 
-FIXED = (*MODEL_OPTIONS, "bos", "data_mode", "dtype", "seed", "tokenizer", "val_fraction")  # by the beginning
-LOOKED_AT = 1 << 22  # tokens at each end of the data by which other data are recognised
+FIXED = (
+    *MODEL_OPTIONS,
+    "bos",
+    "data_mode",
+    "dtype",
+    "seed",
+    "tokenizer",
+    "val_fraction",
+)  # once a training has begun
+LOOKED_AT = 1 << 22  # tokens at each end of the data that are compared to recognise the data
 
 
 def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
-    """Write a training's whole state to a file, as `checkpoint.save` does; the file is a model's too.
+    """Write the whole state of a training to a file, as `checkpoint.save` does; `load` reads it as a model.
 
     Parameters
     ----------
     trainer : Trainer
-        Between two events.
+        To be saved between two events.
     path : path
     """
     state = {
@@ -38,23 +46,23 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
 
 
 def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, **options: Any) -> Trainer:
-    """The Trainer that `save_training` saw, ready to go on.
+    """The Trainer that `save_training` saved, ready to continue.
 
     Parameters
     ----------
     path : path
     data : as for `Trainer`
-        The same as before.
+        The same data as before.
     **options
-        All but `FIXED` may change: `threads` and `num_samples`, which change no bit of the training;
-        `num_steps`, to go on for longer (the schedule then is that of the longer training), and the like.
+        All but `FIXED` may change: for example `threads` and `num_samples`, which change no bit of the
+        training, or `num_steps`, to train for longer (the schedule then is that of the longer training).
 
     Raises
     ------
     CheckpointError
-        for a file that holds no training, or other data.
+        if the file holds no training, or the training had other data.
     UsageError
-        for an option that cannot change any more.
+        for an option that cannot be changed.
     """
     model, state, arrays = load_with_training(path, backend="numpy", numerics="fast")
     if not isinstance(state, dict):
@@ -64,15 +72,13 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     if constants["time_budget"] is not None:  # saved before the first step
         del constants["num_steps"]
     elif options.get("time_budget") is not None:
-        raise UsageError("a training that goes on has no time_budget any more: give num_steps")
+        raise UsageError("a resumed training cannot have a time_budget: give num_steps")
     for name in FIXED:
         if options.get(name, constants[name]) != constants[name]:
-            raise UsageError(
-                f"a training that goes on keeps its {name}: {constants[name]}, not {options[name]}"
-            )
+            raise UsageError(f"a resumed training keeps its {name}: {constants[name]}, not {options[name]}")
     trainer = Trainer(data, **{**constants, **options})
     if state.get("data") != fingerprint(trainer.corpus):
-        raise CheckpointError(f"{path}: the training had other data")
+        raise CheckpointError(f"{path}: this training had other data: resume it with the same text")
     try:
         trainer.model.parameters[:] = model.parameters
         trainer.moments[:] = arrays["m"], arrays["v"]
@@ -91,7 +97,7 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
 
 
 def fingerprint(corpus):
-    """A few numbers by which a corpus is known again."""
+    """A few numbers by which a corpus is recognised."""
     tokens = corpus.tokens
     ends = [np.ascontiguousarray(part, np.int32) for part in (tokens[:LOOKED_AT], tokens[-LOOKED_AT:])]
     return [len(tokens), len(corpus), corpus.mode, *map(crc32, ends)]

@@ -14,8 +14,8 @@ from .schedule import learning_rates
 from .settings import read_toml, to_toml
 from .trainer import Evaluation, Steps, Trainer
 
-CHECKPOINT_SECONDS = 30  # at most, of training that a crash loses
-LINES = 1000  # at most, that the steps of a run leave in metrics.jsonl
+CHECKPOINT_SECONDS = 30  # between checkpoints: the most training that a crash loses
+LINES = 1000  # in metrics.jsonl, the most that are written for the steps of a run
 CONFIG, METRICS, LAST, BEST, SAMPLES = (
     "config.toml",
     "metrics.jsonl",
@@ -50,12 +50,12 @@ class Run:
         trainer: Trainer,
         data: Sequence[str | os.PathLike[str]] | None = None,
     ) -> "Run":
-        """Begin a run in a new or empty folder, or one without a run.
+        """Begin a run in a folder that is new or holds no run.
 
         Raises
         ------
         UsageError
-            if there is a run already.
+            if the folder holds a run already.
         OSError
             if the folder cannot be written.
         """
@@ -77,13 +77,13 @@ class Run:
         data: Sequence[str | os.PathLike[str]] | None = None,
         **options: Any,
     ) -> "Run":
-        """Go on with a run from its last checkpoint.
+        """Continue a run from its last checkpoint.
 
         Parameters
         ----------
         folder : path
         data : list of path, optional
-            Where the data are now; None is where they were.
+            Where the data are now; None means where they were.
         **options
             See `resume_training`.
 
@@ -114,12 +114,12 @@ class Run:
         return os.path.join(self.folder, name)
 
     def record(self, event: Steps | Evaluation) -> None:
-        """Write what an event of the trainer brought: metrics, and now and then checkpoints.
+        """Write what an event of the trainer brought: metrics, and from time to time checkpoints.
 
         Raises
         ------
         OSError
-            if something cannot be written; the checkpoints remain what they were.
+            if something cannot be written; the checkpoints then stay as they were.
         """
         if not self._has_begun:
             self._begin()
@@ -147,7 +147,7 @@ class Run:
         replace_file(self.path(SAMPLES), content.encode())
 
     def _begin(self):
-        """Write the configuration, the number of steps now fixed; drop what a killed process left behind."""
+        """Write the configuration, whose number of steps is now fixed; remove what a killed process left behind."""
         for name in os.listdir(self.folder):
             if name.startswith(f".{FORMAT}-") and name.endswith(".tmp"):
                 os.remove(self.path(name))
@@ -159,7 +159,7 @@ class Run:
         self._has_begun = True
 
     def _knows(self, line):
-        """Whether the checkpoint that the run goes on from was written after this line of the metrics."""
+        """Whether the checkpoint from which the run continues was written after this line of the metrics."""
         try:
             values = json.loads(line)
             return values["step"] <= (self._validated if "val_loss" in values else self._first)
@@ -190,13 +190,15 @@ class Run:
 
 
 def check_free(folder):
-    """Refuse a folder that holds a run, one that came to its first checkpoint."""
+    """Refuse a folder that holds a run with at least one checkpoint."""
     if os.path.exists(os.path.join(folder, LAST)):
-        raise UsageError(f"{folder}: there is a run already: --resume it, or choose another folder")
+        raise UsageError(
+            f"{folder}: there is a run already: continue it with --resume, or choose another folder"
+        )
 
 
 def read_metrics(folder):
-    """The lines of a run's metrics.jsonl, as dictionaries: the one under way may be missing."""
+    """The complete lines of a run's metrics.jsonl, as dictionaries."""
     with open(os.path.join(folder, METRICS), "rb") as file:
         return [json.loads(line) for line in file.read().split(b"\n")[:-1]]
 

@@ -6,8 +6,8 @@ import numpy as np
 def learning_rates(config, steps):
     """Warm-up, then the schedule.
 
-    Over the first warmup_steps steps the rate rises linearly to learning_rate. Then r goes from 0 to 1
-    (which it would reach at step num_steps), and the rate from learning_rate to min_learning_rate:
+    Over the first warmup_steps steps the rate rises linearly to learning_rate. Then it goes from learning_rate
+    to min_learning_rate, while r goes from 0 to 1 (which it would reach at step num_steps):
 
     linear      min + (learning_rate - min) (1 - r)
     cosine      min + (learning_rate - min) (1 + cos(pi r)) / 2

@@ -1,4 +1,4 @@
-"""Options by name, from TOML files and from nanoGPT's users, and back to TOML."""
+"""Options by name: read from TOML, translated from nanoGPT's names, written as TOML."""
 
 from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest
 
@@ -13,20 +13,20 @@ ALIASES = {
     "dataset": "data",
 }
 
-# nanoGPT's names of what is not here -> why
+# nanoGPT's options that do not exist here -> why, or what to use instead
 ABSENT = {
     "dropout": "there is no dropout",
     "bias": "there are no biases",
-    "lr_decay_iters": "the schedule ends with num_steps",
-    "decay_lr": "take schedule = cosine, or constant for decay_lr = False",
-    "eval_iters": "a validation is over all that is held out",
-    "eval_only": "take the command score",
-    "log_interval": "progress is reported as time goes by",
-    "init_from": "take --resume FOLDER",
+    "lr_decay_iters": "the schedule ends at num_steps",
+    "decay_lr": "use schedule = cosine, or constant for decay_lr = False",
+    "eval_iters": "a validation covers everything that is held out",
+    "eval_only": "use the command score",
+    "log_interval": "progress is reported every few seconds",
+    "init_from": "use --resume FOLDER",
     "always_save_checkpoint": "the last and the best checkpoint are always saved",
     "device": "everything runs on the CPU",
     "compile": "everything is compiled",
-    "wandb_log": "metrics are in the run folder",
+    "wandb_log": "metrics are in the folder of the run",
 }
 
 
@@ -36,7 +36,7 @@ def known_name(name, where):
     Raises
     ------
     UsageError
-        if there is none such; with a near miss, or the reason.
+        if there is no such option; the text suggests a similar one, or says why.
     """
     name = ALIASES.get(name, name)
     if name in ABSENT:
@@ -53,7 +53,7 @@ def read_toml(path):
     Raises
     ------
     UsageError
-        for what is not TOML, not an option, or given twice.
+        if the file is not TOML, or an option in it is unknown or given twice.
     OSError
         if the file cannot be read.
     """
@@ -74,10 +74,10 @@ def read_toml(path):
     if not isinstance(data, str) and not (
         isinstance(data, list) and data and all(isinstance(part, str) for part in data)
     ):
-        raise UsageError(f"{path}: data must be a file's name or a list of such, not {data!r}")
+        raise UsageError(f"{path}: data must be the name of a file or a list of names, not {data!r}")
     for name in ("save", "out", "preset"):
         if not isinstance(options.get(name, ""), str):
-            raise UsageError(f"{path}: {name} must be a text, not {options[name]!r}")
+            raise UsageError(f"{path}: {name} must be a string, not {options[name]!r}")
     if not isinstance(options.get("quiet", False), bool):
         raise UsageError(f"{path}: quiet must be true or false, not {options['quiet']!r}")
     return options

@@ -1,24 +1,26 @@
-"""Whether more threads are faster: tried, while a model trains."""
+"""Finds out whether more threads are faster, while a model trains."""
 
 from .. import workload
 
-TRIAL_SECONDS = 0.01  # that a chunk of steps takes at least, to count
-TRIAL_CHUNKS = 3  # with each number of threads; and so many slow ones in a row call for a new trial
-SLOW = 1.5  # times as long as it took in the trial
-TRIAL_LASTS = 10.0  # seconds of training
+TRIAL_SECONDS = 0.01  # shorter chunks of steps do not count
+TRIAL_CHUNKS = (
+    3  # to time with each number of threads; the same number of slow chunks in a row starts a new trial
+)
+SLOW = 1.5  # times as long as in the trial: such a chunk is slow
+TRIAL_LASTS = 10.0  # seconds of training until the next trial
 
 
 class Trial:
-    """Whether more threads are faster, tried while a model trains: its bits do not depend on it.
+    """Tries two numbers of threads while a model trains, and keeps the faster one; no bit depends on it.
 
-    Other programs come and go: after some seconds, or when steps become slow, all is tried again.
+    Other programs come and go, so after some seconds, or when steps become slow, both are tried again.
 
     Parameters
     ----------
     model : GPT
-        Its number of threads is changed, and after a trial is the faster one.
+        Its number of threads is changed, and is the faster one after a trial.
     threads : int
-        To be tried besides the model's own number.
+        The number to try besides the model's own.
     """
 
     def __init__(self, model, threads):
@@ -34,7 +36,7 @@ class Trial:
         return all(len(times) >= TRIAL_CHUNKS for times in self.times.values())
 
     def record(self, seconds, tokens):
-        """Take note of the time that some steps took, and of the tokens in them; choose the threads of the next."""
+        """Note the time that some steps took and the number of their tokens; choose the threads of the next steps."""
         if seconds < TRIAL_SECONDS:
             return
         if self.is_over:
@@ -54,7 +56,7 @@ class Trial:
 
 
 def trial_of(model, tokens):
-    """A trial of all cores, for a model whose steps have so many tokens; None where it would be of no use."""
+    """A trial of all cores for a model whose steps have this many tokens; None where it would be of no use."""
     most = workload.cores()
     if model.threads >= most or workload.operations(model.config, tokens) < workload.OPERATIONS_TO_SHARE:
         return None

@@ -1,4 +1,4 @@
-"""Training: the data once, then chunks of steps."""
+"""Training: reads the data once, then takes chunks of steps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,20 +18,20 @@ from ..workload import check_memory, default_threads
 from .schedule import learning_rates
 from .thread_trial import trial_of
 
-CHUNK_SECONDS = 0.03  # of training between two chances to stop or to report
-CHUNK_GROWTH = 8  # at most, from one chunk to the next, until CHUNK_SECONDS are reached
-VALIDATION_ROWS = 4096  # tokens that a validation looks at in one call
+CHUNK_SECONDS = 0.03  # of training, after which there is a chance to stop or to report
+CHUNK_GROWTH = 8  # the most by which a chunk is larger than the last, until it takes CHUNK_SECONDS
+VALIDATION_ROWS = 4096  # tokens per call in a validation
 
 
 class Steps(NamedTuple):
-    """Some training steps were taken: `step` counts all so far, `losses` are these steps'."""
+    """Some training steps were taken: `step` is the number of all so far, `losses` are those of these steps."""
 
     step: int
     losses: NDArray[np.float64]
 
 
 class Evaluation(NamedTuple):
-    """A validation: nats a token, the end of a document included; and whether none was better before."""
+    """A validation: its loss in nats per token, ends of documents included, and whether it is the best so far."""
 
     step: int
     loss: float
@@ -41,16 +41,16 @@ class Evaluation(NamedTuple):
 class Trainer:
     """One training run, step by step.
 
-    Order of the random stream: the documents are shuffled, the parameters drawn; samples may follow.
+    The random stream first shuffles the documents, then draws the parameters; samples may follow.
 
     Parameters
     ----------
     data : path, list of pathlib.Path, iterable of str, or Corpus, optional
-        See `load_corpus`; None is the built-in list of first names.
+        See `load_corpus`; None means the built-in list of first names.
     preset : str
         A key of `PRESETS`.
     **options
-        Any field of `GPTConfig` (but vocab_size) or `TrainConfig`, in place of the preset's.
+        Any field of `TrainConfig`, or of `GPTConfig` except vocab_size, in place of the preset's.
 
     Attributes
     ----------
@@ -59,25 +59,25 @@ class Trainer:
     config : TrainConfig
     corpus : Corpus
     batches : batches.Lines or batches.Stream
-        What is trained on in which order, and what is held out.
+        The order of training, and what is held out.
     random : random stream
         After all draws so far: `generate(run.model, random=run.random)` continues it.
     moments : array [2, P]
-        Adam's.
+        Adam's moments m and v.
     step, tokens, seconds : int, int, float
         Steps taken, tokens predicted in them, and the time that they and the validations took.
     evaluations : list of Evaluation
     stopping : bool
         Set it to end `events` before the last step.
     ended : str or None
-        Why the training ended before the last step, if by itself.
+        Why the training ended before its last step, if it did so by itself.
     note : str or None
-        Why a float64 run is not exact, where nobody asked for that.
+        Why a float64 run is not exact although fast numerics were not asked for.
 
     Raises
     ------
     UsageError
-        (a ValueError) for options that are not allowed, data that cannot be used, or too large a model.
+        (a ValueError) for options that are not allowed, data that cannot be used, or a model that is too large.
     OSError
         if the data cannot be read.
     """
@@ -156,7 +156,7 @@ class Trainer:
             return f"the validation loss {best.loss:.4f} reached the target {config.target_loss}"
         since = len(self.evaluations) - 1 - self.evaluations.index(best)
         if config.patience and since >= config.patience:
-            return f"{since} validations were not better than {best.loss:.4f} of step {best.step}"
+            return f"{since} validations in a row were not better than {best.loss:.4f} at step {best.step}"
         return None
 
     def restore(
@@ -167,18 +167,18 @@ class Trainer:
         losses: NDArray[np.float64],
         evaluations: list[Evaluation],
     ) -> None:
-        """Be at a later step: parameters, moments and random stream are the caller's to set."""
+        """Move to a later step; the caller sets the parameters, the moments and the random stream."""
         self.step, self.tokens, self.seconds = step, tokens, seconds
         self._losses, self.evaluations = [losses], evaluations
 
     def chunks(self) -> Iterator[NDArray[np.float64]]:
-        """`events`, with nothing but the losses of the steps: float64 arrays."""
+        """The losses of the steps alone, as float64 arrays: see `events`."""
         for event in self.events():
             if isinstance(event, Steps):
                 yield event.losses
 
     def events(self) -> Iterator[Steps | Evaluation]:
-        """Train to the last step, and yield after every few steps, about 30 ms of work, and every validation.
+        """Train to the last step, and yield after every 30 ms or so of steps, and after every validation.
 
         Yields
         ------
@@ -222,7 +222,7 @@ class Trainer:
             yield Steps(self.step, losses)
 
     def validate(self) -> float | None:
-        """The loss over all that is held out: nats a token; None if `stopping` was set meanwhile."""
+        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile."""
         starts, lengths = self.batches.validation
         model = self.model
         at_once = max(1, VALIDATION_ROWS // model.config.block_size)
@@ -312,7 +312,10 @@ class Trainer:
         return loss / config.gradient_accumulation_steps
 
     def _fix_num_steps(self):
-        """Measure the speed, on copies, and replace the budget by the steps that it allows, a tenth for warm-up."""
+        """Measure the speed, and replace the budget by the number of steps that it allows, at most a tenth for warm-up.
+
+        The parameters and moments are afterwards what they were before.
+        """
         begin = perf_counter()
         budget, config = self.config.time_budget, self.config
         kept = [array.copy() for array in (self.model.parameters, self.moments)]
@@ -344,7 +347,7 @@ class Trainer:
 
 
 def _next_count(count, seconds):
-    """Steps of the next chunk, after one that took so long."""
+    """Number of steps of the next chunk, after a chunk of `count` steps that took `seconds`."""
     return max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / seconds)))
 
 
@@ -363,13 +366,13 @@ def train(
     data, preset, **options
         See `Trainer`.
     on_step, on_eval : function of (Trainer, event), optional
-        Called after some steps, with `Steps`, and after each validation, with `Evaluation`. Set `stopping`
-        of the Trainer to end the training.
+        Called with `Steps` after some steps, and with `Evaluation` after each validation. Set the Trainer's
+        `stopping` to end the training.
 
     Returns
     -------
     run : Trainer
-        Finished: see run.model, run.losses, run.evaluations, run.random.
+        The finished run: see run.model, run.losses, run.evaluations, run.random.
 
     Examples
     --------

@@ -1,13 +1,13 @@
-"""The commands, a module each: `add_arguments(parser)`, and `run(options, stdout)`: the exit code."""
+"""The commands, one module each: `add_arguments(parser)`, and `run(options, stdout)`, which returns the exit code."""
 
-# name, which is the module's, and what the command does
+# the name of the command and of its module: what the command does
 COMMANDS = {
     "train": "train a model and print samples from it",
     "sample": "print samples from a saved model",
-    "score": "tell how well a saved model predicts a text",
+    "score": "measure how well a saved model predicts a text",
     "plot": "draw the loss curves of runs",
-    "data": "fetch a known text: names or tinyshakespeare",
-    "verify": "compare training, number by number, with the scalar reference",
-    "bench": "measure how fast this machine trains, against what it could do and others",
-    "info": "show the version, the backends, and what this machine has",
+    "data": "download a known text: names or tinyshakespeare",
+    "verify": "compare training with the scalar reference, number by number",
+    "bench": "measure how fast this machine trains, compared with its peak and with other programs",
+    "info": "show the version, the backends, and the features of this machine that matter",
 }

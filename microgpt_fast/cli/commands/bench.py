@@ -1,4 +1,4 @@
-"""`microgpt-fast bench`: speed, against what the machine could do and against others."""
+"""`microgpt-fast bench`: speed, compared with the machine's peak and with other programs."""
 
 from .common import CONSTANTS
 
@@ -15,12 +15,18 @@ def add_arguments(parser):
     parser.add_argument(
         "--kernel", nargs="+", action="extend", metavar="NAME", help="a kernel, such as gemm_nn, or all"
     )
-    parser.add_argument("--sweep", action="store_true", help="over widths, block sizes and batch sizes")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure over many widths, block sizes and batch sizes"
+    )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
     parser.add_argument("--numerics", default="fast", metavar="NAME", help="fast (default) or exact")
     parser.add_argument("--backend", default="auto", metavar="NAME", help=CONSTANTS["backend"][1])
-    parser.add_argument("--threads", type=int, metavar="N", default=1, help="threads that share the work; 1")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each (default: 2)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="threads that share the work (default: 1)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, metavar="X", help="time per measurement (default: 2)"
+    )
     parser.add_argument(
         "--peers", metavar="FOLDER", help="time the *_peer.py of this folder in turn (bench, in the sources)"
     )
@@ -31,8 +37,8 @@ def add_arguments(parser):
         help="time any program as a whole process; {steps} in it stands for the number of steps",
     )
     parser.add_argument("--original", metavar="FILE", help="time this copy of microgpt.py, with --job a")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.add_argument("--csv", metavar="FILE", help="write the results here, one a row")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--csv", metavar="FILE", help="write the results here, one per row")
     parser.add_argument("--plot", metavar="FILE", help="draw sweep and kernels as PNG; needs matplotlib")
 
 

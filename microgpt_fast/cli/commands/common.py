@@ -1,4 +1,4 @@
-"""What several commands need: options by name, and failures in one line."""
+"""What several commands share: options by name, and failures in one line."""
 
 import signal
 from contextlib import contextmanager
@@ -8,40 +8,40 @@ from ...messages import tell
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
 CONSTANTS = {
-    "n_layer": (int, "layers"),
+    "n_layer": (int, "number of layers"),
     "n_embd": (int, "width of the embeddings"),
-    "n_head": (int, "attention heads; divides --n-embd"),
-    "block_size": (int, "longest sequence"),
-    "batch_size": (int, "documents or blocks a step"),
-    "gradient_accumulation_steps": (int, "batches whose mean makes a step"),
+    "n_head": (int, "number of attention heads; must divide --n-embd"),
+    "block_size": (int, "length of the longest sequence, in tokens"),
+    "batch_size": (int, "documents or blocks per step"),
+    "gradient_accumulation_steps": (int, "batches per step, whose gradients are averaged"),
     "num_steps": (int, "training steps; 0 samples from the initial model"),
-    "time_budget": (str, "as 60s or 10m: measures the speed, then fixes --num-steps"),
-    "learning_rate": (float, "the highest"),
-    "schedule": (str, "of the learning rate: linear, cosine or constant"),
-    "min_learning_rate": (float, "at the schedule's end"),
+    "time_budget": (str, "training time, such as 60s or 10m: sets --num-steps to what fits into it"),
+    "learning_rate": (float, "highest learning rate"),
+    "schedule": (str, "schedule of the learning rate: linear, cosine or constant"),
+    "min_learning_rate": (float, "learning rate at the end of the schedule"),
     "warmup_steps": (int, "steps over which the learning rate rises"),
     "beta1": (float, "Adam's decay of the mean gradient"),
     "beta2": (float, "Adam's decay of the mean squared gradient"),
     "eps_adam": (float, "Adam's epsilon"),
-    "weight_decay": (float, "AdamW's, of all parameters"),
-    "grad_clip": (float, "largest norm of the gradient; 0 for none"),
-    "data_mode": (str, "lines, stream (one long text cut into blocks) or auto"),
+    "weight_decay": (float, "AdamW's weight decay, of all parameters"),
+    "grad_clip": (float, "largest norm of the gradient, which is scaled down to it; 0 for no limit"),
+    "data_mode": (str, "lines (one document per line), stream (one long text cut into blocks) or auto"),
     "tokenizer": (str, "char or byte"),
-    "val_fraction": (float, "part of the data to hold out and validate with"),
-    "eval_interval": (int, "steps from one validation to the next; 0 for one at the end"),
-    "target_loss": (float, "validation loss that ends the training"),
-    "patience": (int, "validations without a better loss that end the training; 0 for never"),
-    "temperature": (float, "of the samples: low is likely, high is varied"),
-    "seed": (int, "of document order, initial parameters, and samples"),
-    "num_samples": (int, "documents to draw; 0 for none"),
+    "val_fraction": (float, "fraction of the data to hold out for validation"),
+    "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
+    "target_loss": (float, "stop when the validation loss has come down to this"),
+    "patience": (int, "stop after this many validations in a row without a better loss; 0 for never"),
+    "temperature": (float, "temperature of sampling: low for likely text, high for varied text"),
+    "seed": (int, "seed of document order, initial parameters and samples"),
+    "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
     "activation": (str, "relu or relu2"),
     "dtype": (str, "float64 or float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
-    "threads": (int, "threads that share the work; as many as it keeps busy"),
+    "threads": (int, "threads that share the work (default: as many as make it faster)"),
 }
-RECIPE = (  # what the original does not have
+RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
     "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
     "patience",
@@ -51,7 +51,7 @@ METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def add_constants(parser, names, default):
-    """Add the options of some constants; `default` tells where values come from that are not given."""
+    """Add the options for some constants; `default` says where the values come from if they are not given."""
     group = parser.add_argument_group(f"constants (default: {default})")
     for name in names:
         kind, text = CONSTANTS[name]
@@ -60,7 +60,7 @@ def add_constants(parser, names, default):
 
 
 def fail(code, message):
-    """Say why, in one line, and return the exit code."""
+    """Report a failure in one line, and return the exit code."""
     tell(" ".join(str(message).split()))
     return code
 
@@ -76,7 +76,7 @@ def users_file(verb, path):
 
 @contextmanager
 def stop_on_interrupt(trainer):
-    """Let Ctrl-C in here end the training after the steps under way; a second one ends the program."""
+    """Let Ctrl-C in here end the training after the current steps, and a second Ctrl-C the program."""
 
     def stop(number, frame):
         if trainer.stopping:

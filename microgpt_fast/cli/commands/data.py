@@ -1,4 +1,4 @@
-"""`microgpt-fast data`: known texts."""
+"""`microgpt-fast data`: downloads known texts."""
 
 from ...messages import MachineError
 
@@ -8,11 +8,11 @@ def add_arguments(parser):
     parser.add_argument(
         "name", metavar="NAME", help="names (of the original) or tinyshakespeare (of nanoGPT)"
     )
-    parser.add_argument("--out", metavar="FILE", help="where to put it (default: the cache)")
+    parser.add_argument("--out", metavar="FILE", help="where to write it (default: the cache)")
 
 
 def run(options, stdout):
-    """Fetch a text, and print its path."""
+    """Download a text, and print its path."""
     from ...data.fetch import FetchError, fetch
 
     try:

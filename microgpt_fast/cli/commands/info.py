@@ -1,4 +1,4 @@
-"""`microgpt-fast info`: what runs here, and why."""
+"""`microgpt-fast info`: which backend and instruction set are used, and why."""
 
 import os
 
@@ -8,11 +8,11 @@ from ...config import DTYPES
 
 def add_arguments(parser):
     """The options of `info`."""
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options, stdout):
-    """Print what runs here, and why."""
+    """Print which backend and instruction set are used, and why."""
     import platform
 
     import numpy
@@ -28,7 +28,7 @@ def run(options, stdout):
         **describe(),
         "dtypes": DTYPES,
         "cpus": os.cpu_count(),
-        "threads": cores(),  # at most, unless told otherwise
+        "threads": cores(),  # the most that are used unless --threads says otherwise
     }
     if options.json:
         import json

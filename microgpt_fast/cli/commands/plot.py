@@ -1,12 +1,17 @@
-"""`microgpt-fast plot`: loss curves of runs."""
+"""`microgpt-fast plot`: draws the loss curves of runs."""
 
 from ...messages import machines_file
 
 
 def add_arguments(parser):
     """The options of `plot`."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of train --out")
-    parser.add_argument("--out", metavar="FILE", default="loss.png", help="the picture (default: loss.png)")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders written by train --out")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default="loss.png",
+        help="the picture, as png, svg or pdf (default: loss.png)",
+    )
     parser.add_argument("--against", choices=("step", "seconds"), default="step", help="the horizontal axis")
 
 

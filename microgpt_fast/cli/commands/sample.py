@@ -11,20 +11,25 @@ def add_arguments(parser):
     """The options of `sample`."""
     parser.add_argument(
         "--model", "--out-dir", metavar="FILE", required=True,
-        help="what train --save wrote, or the folder of train --out: its best model, else its last",
+        help="file written by train --save, or folder written by train --out (its best model, or else its last)",
     )  # fmt: skip
-    parser.add_argument("--prompt", "--start", metavar="TEXT", help="what each sample begins with")
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="tokens after the prompt")
-    parser.add_argument("--top-k", metavar="N", type=int, help="draw from the N most likely tokens only")
+    parser.add_argument("--prompt", "--start", metavar="TEXT", help="text that each sample begins with")
     parser.add_argument(
-        "--top-p", metavar="X", type=float, help="draw from the likeliest tokens that make up X only"
+        "--max-new-tokens", metavar="N", type=int, help="most tokens to draw after the prompt"
+    )
+    parser.add_argument("--top-k", metavar="N", type=int, help="draw only from the N most likely tokens")
+    parser.add_argument(
+        "--top-p",
+        metavar="X",
+        type=float,
+        help="draw only from the most likely tokens with probability X together",
     )
     parser.add_argument("--stop", metavar="TEXT", help="end a sample before this text")
     parser.add_argument(
         "--batch-size", metavar="N", type=int,
-        help="draw so many samples at once, each from its own stream of the seed (default: one after another)",
+        help="draw this many samples at a time, each from a random stream of its own (default: one by one)",
     )  # fmt: skip
-    add_constants(parser, ("num_samples", "temperature", "seed"), "those the model was trained with")
+    add_constants(parser, ("num_samples", "temperature", "seed"), "as in the model's training")
 
 
 def run(options, stdout):

@@ -11,10 +11,16 @@ def add_arguments(parser):
     """The options of `score`."""
     parser.add_argument("file", metavar="FILE", nargs="+", help="UTF-8 text: files, folders, or - for stdin")
     parser.add_argument("--model", metavar="FILE", required=True, help="a saved model, or a run's folder")
-    parser.add_argument("--data-mode", choices=("lines", "stream"), help="default: as the model was trained")
-    parser.add_argument("--per-document", action="store_true", help="the surprise at each document, too")
-    parser.add_argument("--per-token", action="store_true", help="the surprise at each token, too")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument(
+        "--data-mode",
+        choices=("lines", "stream"),
+        help="default: as in the model's training",
+    )
+    parser.add_argument(
+        "--per-document", action="store_true", help="also print the surprise at each document"
+    )
+    parser.add_argument("--per-token", action="store_true", help="also print the surprise at each token")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options, stdout):
@@ -47,7 +53,7 @@ def run(options, stdout):
     for text, tokens, nats in documents:
         if options.per_document:
             shown = json.dumps(text, ensure_ascii=False)
-            stdout.write(f"{nats.sum():10.4f} nats {nats.mean():8.4f} a token  {shown}\n")
+            stdout.write(f"{nats.sum():10.4f} nats {nats.mean():8.4f} per token  {shown}\n")
         if options.per_token:
             for token, surprise in zip(tokens, nats):
                 stdout.write(

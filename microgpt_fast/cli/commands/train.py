@@ -1,4 +1,4 @@
-"""`microgpt-fast train`: what the original prints, and a model in a file or a whole run in a folder."""
+"""`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
 from contextlib import nullcontext
 
@@ -17,14 +17,17 @@ def add_arguments(parser):
         help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
     )  # fmt: skip
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML with options under these names; what is typed goes first"
+        "--config", metavar="FILE", help="TOML file with these options; the command line overrides it"
     )
     parser.add_argument("--save", metavar="FILE", help="write the trained model here")
     parser.add_argument(
-        "--out", "--out-dir", metavar="FOLDER", help="keep the run here: metrics, checkpoints, samples"
+        "--out",
+        "--out-dir",
+        metavar="FOLDER",
+        help="keep the run here: configuration, metrics, checkpoints, samples",
     )
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run that --out keeps there")
-    parser.add_argument("--quiet", action="store_true", default=None, help="leave the step lines out")
+    parser.add_argument("--resume", metavar="FOLDER", help="continue the run that --out keeps in this folder")
+    parser.add_argument("--quiet", action="store_true", default=None, help="do not print a line per step")
     add_constants(parser, CONSTANTS, "the preset's")
 
 
@@ -66,14 +69,14 @@ def run(options, stdout):
         saved = f"; saved {save_to or kept.folder}" if save_to or kept else ""
         return fail(130, f"interrupted after step {trainer.step} of {config.num_steps}{saved}")
     if trainer.ended:
-        tell(f"ended after step {trainer.step} of {config.num_steps}: {trainer.ended}")
+        tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
     if trainer.step and trainer.seconds:
         tell(speed(trainer))
     return 0
 
 
 def make_trainer(given, constants):
-    """The Trainer that was asked for, and the Run that keeps it, or None."""
+    """The Trainer that was asked for, and the Run that keeps it or None."""
     from ...training.trainer import Trainer
 
     data = given.get("data")
@@ -84,12 +87,14 @@ def make_trainer(given, constants):
 
         for name in ("preset", "out"):
             if name in given:
-                raise UsageError(f"--resume goes on with a run as it was begun: --{name} cannot be given")
+                raise UsageError(f"--resume continues a run as it was started: leave out --{name}")
         with users_file("read", named):
             kept = Run.resume(given["resume"], data, **constants)
         trainer = kept.trainer
         if trainer.step >= trainer.config.num_steps:
-            tell(f"all {trainer.step} steps of {given['resume']} were taken: --num-steps, if larger, goes on")
+            tell(
+                f"all {trainer.step} steps of {given['resume']} are done: continue with a larger --num-steps"
+            )
         return trainer, kept
     out = given.get("out")
     if out is not None:
@@ -113,14 +118,14 @@ def _paths(data):
 
 
 def write_head(trainer, stdout):
-    """What the original prints first; a stream has tokens in place of documents."""
+    """Write what the original prints first; for a stream, the number of tokens instead of documents."""
     corpus, model = trainer.corpus, trainer.model
     count = f"num docs: {len(corpus)}" if corpus.mode == "lines" else f"num tokens: {len(corpus.tokens)}"
     stdout.write(f"{count}\nvocab size: {model.config.vocab_size}\nnum params: {model.config.num_params}\n")
 
 
 def train(trainer, kept, quiet, stdout):
-    """Take the steps; show them, and keep them in the run's folder."""
+    """Take the steps, show them, and keep them in the run's folder."""
     from ...training.trainer import Steps
 
     progress = None
@@ -129,7 +134,7 @@ def train(trainer, kept, quiet, stdout):
     with recording:
         for event in trainer.events():
             if budget is not None:
-                tell(f"a time budget of {budget:g} s: {trainer.config.num_steps} steps")
+                tell(f"a time budget of {budget:g} s allows {trainer.config.num_steps} steps")
                 budget = None
             if isinstance(event, Steps) and not quiet:
                 stdout.steps(event.step, trainer.config.num_steps, event.losses)
@@ -165,7 +170,7 @@ def write_samples(trainer, kept, stdout):
 
 
 def speed(trainer):
-    """One line on what a training run took, and on what."""
+    """One line on how fast a training run was, and on what it ran."""
     from ...backends import name_of
 
     model, seconds = trainer.model, trainer.seconds

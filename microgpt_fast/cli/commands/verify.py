@@ -1,14 +1,14 @@
-"""`microgpt-fast verify`: training against the scalar reference, number by number."""
+"""`microgpt-fast verify`: compares training with the scalar reference, number by number."""
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS
 from ...messages import tell
 from .common import CONSTANTS, RECIPE, add_constants, users_file
 
 EXIT_CODES = """\
-exit code 0 if what is promised holds, 1 if not, 2 if it cannot be compared. Promised are
-  exact numerics         every loss, gradient, moment and parameter identical, bit for bit
-  float64, fast          losses that print alike, in single steps gradients within 1e-12 of the largest
-  float32                in single steps, gradients within 1e-4 of the largest where no ReLU changes side
+exit code 0 if the promise holds, 1 if not, 2 if the two cannot be compared. The promises:
+  exact numerics         every loss, gradient, moment and parameter is identical, bit for bit
+  float64, fast          losses print alike; in single steps, gradients are within 1e-12 of the largest
+  float32                in single steps, gradients are within 1e-4 of the largest where no ReLU changes side
 """
 
 
@@ -17,13 +17,13 @@ def add_arguments(parser):
     parser.epilog = EXIT_CODES
     parser.add_argument("--preset", default="microgpt", help="microgpt (default) or first-revision")
     parser.add_argument(
-        "--data", metavar="FILE", help="UTF-8 text, one document a line (default: built-in names)"
+        "--data", metavar="FILE", help="UTF-8 text, one document per line (default: built-in names)"
     )
     parser.add_argument(
-        "--compare-steps", type=int, default=20, metavar="K", help="the first K steps (default: 20)"
+        "--compare-steps", type=int, default=20, metavar="K", help="compare the first K steps (default: 20)"
     )
     parser.add_argument(
-        "--original", metavar="FILE", help="compare with this copy of microgpt.py, and take its constants"
+        "--original", metavar="FILE", help="compare with this copy of microgpt.py, with its constants"
     )
     add_constants(parser, [name for name in CONSTANTS if name not in RECIPE], "the preset's")
 
