@@ -20,8 +20,8 @@ from time import perf_counter
 
 import numpy as np
 
-from ..config import ACTIVATIONS
-from ..parameters import Parameter
+from ..config import ACTIVATIONS as _ACTIVATIONS
+from ..parameters import Parameter as _Parameter
 
 cdef extern from "dispatch.h" nogil:
     ctypedef struct mgf_peak:

@@ -2,7 +2,7 @@
 
 cdef mgf_config c_config(config):
     return mgf_config(config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size,
-                      ACTIVATIONS.index(config.activation))
+                      _ACTIVATIONS.index(config.activation))
 
 
 def path_of(config, str numerics="fast"):
@@ -27,7 +27,7 @@ def parameter_table(config):
 
 
 cdef c_parameter(const mgf_parameter *p, const parameters_table *t, str block, Py_ssize_t base):
-    return Parameter(
+    return _Parameter(
         name=block + p.name.decode(),
         shape=(p.columns,) if p.properties & IS_VECTOR else (p.rows, p.columns),
         role="lookup" if p.role == LOOKUP else "product",
