@@ -3,12 +3,19 @@
 import os
 
 from ... import __version__
-from ...config import DTYPES
+from ...config import DTYPES, MODEL_OPTIONS
+from .common import add_constants
+
+PATH_OPTIONS = (*MODEL_OPTIONS, "batch_size", "dtype", "numerics", "backend")  # what the path depends on
 
 
 def add_arguments(parser):
     """The options of `info`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--preset", metavar="NAME", default="microgpt", help="of the model whose path is shown"
+    )
+    add_constants(parser, PATH_OPTIONS, "the preset's")
 
 
 def run(options, stdout):
@@ -26,6 +33,7 @@ def run(options, stdout):
         "numpy": numpy.__version__,
         "machine": platform.machine(),
         **describe(),
+        "path": path(options),
         "dtypes": DTYPES,
         "cpus": os.cpu_count(),
         "threads": cores(),  # the most that are used unless --threads says otherwise
@@ -37,6 +45,22 @@ def run(options, stdout):
     else:
         stdout.write("".join(f"{line}\n" for line in report_lines(report)))
     return 0
+
+
+def path(options):
+    """The path that trains the model that the options describe: "exact", "narrow", "general" or "composed"."""
+    from ...backends import load
+    from ...config import resolve
+    from ...model import resolve_numerics
+
+    given = {name: value for name in PATH_OPTIONS if (value := getattr(options, name)) is not None}
+    make_model_config, config = resolve(options.preset, **given)
+    backend, model_config = load(config.backend), make_model_config(1)
+    is_plain = config.gradient_accumulation_steps == 1 and not (config.grad_clip or config.weight_decay)
+    numerics, _ = resolve_numerics(
+        config.numerics, config.dtype, config.batch_size, backend, model_config, is_plain
+    )
+    return backend.path_of(model_config, numerics)
 
 
 def report_lines(report, indent=""):

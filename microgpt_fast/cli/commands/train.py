@@ -47,6 +47,7 @@ def run(options, stdout):
         with users_file("write", save_to):
             check_writable(save_to)
     trainer, kept = make_trainer(given, constants)
+    tell(f"training on the {trainer.path} path ({computing(trainer)})")
     for note in (trainer.corpus.note, trainer.note):
         if note:
             tell(note)
@@ -171,13 +172,18 @@ def write_samples(trainer, kept, stdout):
 
 def speed(trainer):
     """One line on how fast a training run was, and on what it ran."""
-    from ...backends import name_of
-
-    model, seconds = trainer.model, trainer.seconds
-    where = " ".join(filter(None, (name_of(model.backend), getattr(model.engine, "isa", None))))
-    count = getattr(model.engine, "threads", 1)
-    how = f"{model.parameters.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"
+    seconds = trainer.seconds
     return (
         f"{trainer.step} steps in {seconds:.3f} s: {trainer.step / seconds:,.0f} steps/s, "
-        f"{trainer.tokens / seconds:,.0f} tokens/s ({where}, {how})"
+        f"{trainer.tokens / seconds:,.0f} tokens/s ({computing(trainer)})"
     )
+
+
+def computing(trainer):
+    """Backend, instruction set, dtype, numerics and threads of a training run."""
+    from ...backends import name_of
+
+    model = trainer.model
+    where = " ".join(filter(None, (name_of(model.backend), getattr(model.engine, "isa", None))))
+    count = getattr(model.engine, "threads", 1)
+    return f"{where}, {model.parameters.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"
