@@ -21,9 +21,6 @@ ROOT = Path(__file__).parent.parent
 PINNED = json.loads((Path(__file__).parent / "c_signatures.json").read_text())
 MODULE = r"microgpt_fast\.backends\.cython_backend"
 CYTHON_INTERNALS = MODULE + r"\.(__(reduce_cython|setstate_cython|test)__|Owned|Workspace)" + "\n"
-    r"microgpt_fast\.backends\.cython_backend\.(__(reduce_cython|setstate_cython|test)__|Owned|Workspace)"
-    + "\n"
-)
 
 
 @pytest.fixture(scope="module")
