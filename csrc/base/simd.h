@@ -256,7 +256,8 @@ INLINE vec vexp(vec x) {
 }
 
 /* log(x) for positive normal x: x = 2^n z with sqrt(1/2) <= z < sqrt(2), s = (z - 1) / (z + 1), |s| <= 0.172,
- * log z = 2 s (1 + s^2/3 + s^4/5 + ...). Maximal error 2 units in the last place, or of 1 where |log x| < 1. */
+ * log z = 2 s (1 + s^2/3 + s^4/5 + ...). Maximal error 2 units in the last place, or of 1 where |log x| < 1.
+ * Infinity and NaN stay what they are. */
 INLINE vec vlog(vec x) {
     enum { TERMS = REAL_BITS == 32 ? 5 : 11, MANTISSA = REAL_BITS == 32 ? 23 : 52 };
     const ivec root_half = (ivec)splat((real)0.7071067811865476);
@@ -266,7 +267,8 @@ INLINE vec vlog(vec x) {
     vec p = splat((real)1 / (2 * TERMS + 1));
     UNROLL for (int i = TERMS - 1; i >= 0; i--) p = p * s2 + splat((real)1 / (2 * i + 1));
     vec exponent = __builtin_convertvector(n, vec);
-    return exponent * splat(LN2_HIGH) + ((s + s) * p + exponent * splat(LN2_LOW));
+    vec y = exponent * splat(LN2_HIGH) + ((s + s) * p + exponent * splat(LN2_LOW));
+    return blend((x > (vec){0}) & (x < splat((real)INFINITY)), y, x);
 }
 
 /* lane i of every group of n lanes, in all lanes of the group */

@@ -65,7 +65,7 @@ static void exps(const model *g, double *x, double *total, double *inverse, vec 
         }
         sum += load(e);
     }
-    sum = blend(sum > splat(0), sum, splat(1));
+    sum = choose(live, sum, splat(1));
     store(total, sum);
     store(inverse, vpow(sum, INVERSE, g->ask));
 }
@@ -181,13 +181,13 @@ static void activate(const model *g, const layer_values *v) {
             if (g->relu2) store(v->f + j * g->T + t, vpow(x, SQUARE, g->ask));
         }
 }
-/* d = (2 * r) * d for the square,  then 0 where r is 0 */
+/* d = (2 * r) * d for the square,  then times 1 or 0: not 0 where r is 0, since 0 times infinity is not */
 static void activate_backward(const model *g, double *d, const layer_values *v) {
     for (ptrdiff_t j = 0; j < g->F; j++)
         for (ptrdiff_t t = 0; t < g->n; t += VL) {
             vec r = load(v->r + j * g->T + t), x = load(d + j * g->T + t);
             if (g->relu2) x = (splat(2) * r) * x;
-            store(d + j * g->T + t, blend(r > splat(0), x, (vec){0}));
+            store(d + j * g->T + t, x * blend(r > splat(0), splat(1), (vec){0}));
         }
 }
 

@@ -1,4 +1,7 @@
-/* Softmax cross-entropy: losses_i = lse_i - logits[i, targets[i]], lse_i = log sum_j exp logits[i, j]. */
+/* Softmax cross-entropy: losses_i = log sum_j exp(z[i, j] - m_i) - (z[i, targets[i]] - m_i), m_i = max_j z[i, j].
+ *
+ * The maximum never meets the logarithm: far from 0, where lse_i = m_i + log sum_j exp(z[i, j] - m_i) is rounded to the
+ * distance between large numbers, losses and gradients are as precise as near 0. */
 #ifndef MGF_CROSS_ENTROPY_H
 #define MGF_CROSS_ENTROPY_H
 
@@ -32,45 +35,49 @@ static ptrdiff_t cross_entropy_forward(real *losses, real *lse, const real *logi
         const real *row = logits + i * V;
         vec largest = largest_of_row(row, V), total = {0};
         for (ptrdiff_t j = 0; j < V; j += VL) total += exp_lanes(row + j, largest, lanes_left(j, V));
-        lse[i] = (largest + vlog(sum_lanes(total)))[0];
-        losses[i] = lse[i] - row[targets[i]];
+        const vec log_total = vlog(sum_lanes(total));
+        lse[i] = (largest + log_total)[0];
+        losses[i] = log_total[0] - (row[targets[i]] - largest[0]);
     }
     return -1;
+}
+
+/* d [V] = weight (softmax(z) - onehot(target)); d may be z; returns the sum of exp(z - largest) in every lane */
+INLINE vec softmax_gradient(real *d, const real *z, vec largest, int32_t target, real weight, ptrdiff_t V) {
+    vec total = {0};
+    for (ptrdiff_t j = 0; j < V; j += VL) {
+        const int n = lanes_left(j, V);
+        const vec e = exp_lanes(z + j, largest, n);
+        store_n(d + j, e, n);
+        total += e;
+    }
+    total = sum_lanes(total);
+    const vec factor = splat(weight) / total;
+    for (ptrdiff_t j = 0; j < V; j += VL) {
+        const int n = lanes_left(j, V);
+        store_n(d + j, load_n(d + j, n) * factor, n);
+    }
+    d[target] -= weight;
+    return total;
 }
 
 static ptrdiff_t cross_entropy_backward(real *dlogits, const real *dlosses, const real *lse, const real *logits,
                                         const int32_t *targets, ptrdiff_t N, ptrdiff_t V) {
     ptrdiff_t bad = first_bad_target(targets, N, V);
     if (bad >= 0) return bad;
+    (void)lse; /* rounded: the sums of exponentials are taken again */
     for (ptrdiff_t i = 0; i < N; i++) {
-        vec shift = splat(lse[i]), weight = splat(dlosses[i]);
-        for (ptrdiff_t j = 0; j < V; j += VL) {
-            int n = lanes_left(j, V);
-            store_n(dlogits + i * V + j, exp_lanes(logits + i * V + j, shift, n) * weight, n);
-        }
-        dlogits[i * V + targets[i]] -= dlosses[i];
+        const real *row = logits + i * V;
+        softmax_gradient(dlogits + i * V, row, largest_of_row(row, V), targets[i], dlosses[i], V);
     }
     return -1;
 }
 
 /* One row of a training step: logits [V] become their own gradient for a loss of this weight; returns the loss. */
 INLINE real cross_entropy_row(real *logits, int32_t target, real weight, ptrdiff_t V) {
-    real at_target = logits[target];
-    vec largest = largest_of_row(logits, V), total = {0};
-    for (ptrdiff_t j = 0; j < V; j += VL) {
-        int n = lanes_left(j, V);
-        vec e = exp_lanes(logits + j, largest, n);
-        store_n(logits + j, e, n);
-        total += e;
-    }
-    total = sum_lanes(total);
-    vec factor = splat(weight) / total;
-    for (ptrdiff_t j = 0; j < V; j += VL) {
-        int n = lanes_left(j, V);
-        store_n(logits + j, load_n(logits + j, n) * factor, n);
-    }
-    logits[target] -= weight;
-    return (largest + vlog(total))[0] - at_target;
+    const vec largest = largest_of_row(logits, V);
+    const real below_largest = logits[target] - largest[0];
+    return vlog(softmax_gradient(logits, logits, largest, target, weight, V))[0] - below_largest;
 }
 
 #endif

@@ -116,7 +116,7 @@ INLINE void micro_decode(const int C, const int D, decoder *d, int32_t token, pt
         r = inverse_rms(C, x);
         product(C, 4 * C, y, row, g->packed + layer_weight(g, layer, FC1).packed_at);
         EACH(j, 4 * vectors) {
-            y[j] = vmax(y[j] * r, (vec){0});
+            y[j] = relu(y[j] * r);
             if (g->config.activation == MGF_RELU2) y[j] *= y[j];
         }
         store_row(4 * C, row, y);

@@ -114,12 +114,12 @@ INLINE micro_tiling tile_rows_of(const micro_phase *p, ptrdiff_t group) {
         (tiling).of_lower->part(&(tiling).lower);                                                                          \
     } while (0)
 
-/* losses of the group's documents: the mean of log(sum exp(z - max)) + max - z[target] over their rows */
+/* losses of the group's documents: the mean of log(sum exp(z - max)) - (z[target] - max) over their rows */
 static void micro_losses(const micro *g, ptrdiff_t group) {
     const micro_group documents = g->group[group];
     const ptrdiff_t gap = group * VL, first = g->cu_seqlens[documents.first], end = g->cu_seqlens[documents.end];
     for (ptrdiff_t s = first + gap; s < end + gap; s += VL)
-        store(g->factor + s, vlog(load(g->total + s)) + load(g->largest + s) - load(g->at_target + s));
+        store(g->factor + s, vlog(load(g->total + s)) - (load(g->at_target + s) - load(g->largest + s)));
     for (ptrdiff_t b = documents.first; b < documents.end; b++) {
         const ptrdiff_t n = g->cu_seqlens[b + 1] - g->cu_seqlens[b];
         const real *row = g->factor + g->cu_seqlens[b] + gap;

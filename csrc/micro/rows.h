@@ -249,8 +249,9 @@ typedef struct {
 #if VECTOR_REGISTERS == 32
 #define MICRO_ROWS_TO_MOST(C)                                                                                              \
     MICRO_ROWS_OF(C, 1)                                                                                                    \
-    MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4) MICRO_ROWS_OF(C, 5) MICRO_ROWS_OF(C, 6)                    \
-        MICRO_ROWS_OF(C, 7) MICRO_ROWS_OF(C, 8)
+    MICRO_ROWS_OF(C, 2)                                                                                                    \
+    MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4) MICRO_ROWS_OF(C, 5) MICRO_ROWS_OF(C, 6) MICRO_ROWS_OF(C, 7)                    \
+        MICRO_ROWS_OF(C, 8)
 #define MICRO_NAMES_TO_MOST(C)                                                                                             \
     {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4),                                           \
      MICRO_NAMES(C, 5), MICRO_NAMES(C, 6), MICRO_NAMES(C, 7), MICRO_NAMES(C, 8)}
