@@ -11,7 +11,7 @@ import pytest
 numba = pytest.importorskip("numba")
 
 import microgpt_fast  # noqa: E402
-from microgpt_fast.backends import numba_backend, numba_micro, numba_simd  # noqa: E402
+from microgpt_fast.backends import numba_backend, numba_narrow, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.checking.cases import CASES  # noqa: E402
 from microgpt_fast.config import GPTConfig  # noqa: E402
@@ -160,8 +160,7 @@ def test_arrays_of_any_strides_and_read_only_ones_share_one_compiled_version():
 def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel
-    steps, _ = numba_micro.train_steps_for(GPTConfig(27))
-    assert steps.targetoptions["nogil"]
+    assert numba_narrow.train_steps(GPTConfig(27)).targetoptions["nogil"]
 
 
 def test_read_only_parameters_and_what_an_engine_refuses():

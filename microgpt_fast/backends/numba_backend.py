@@ -7,18 +7,17 @@ NULL in C may be None. Nothing is checked. The GIL is released.
 
 The functions are compiled at their first call for a dtype and kept on disk (numba_compile.py). Within,
 matrices are pointers (numba_simd/), and `n` is the number of lanes of a vector. What computes is in
-numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the same parts, in numba_gpt.py.
+numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the same parts, in numba_general/.
 """
 
 import sys
 
-from .composed import RELU2
 from .numba_attention import attention_head, attention_head_backward, attention_head_decode
 from .numba_batch import outside
 from .numba_compile import inline, kernel
 from .numba_engine import JitEngine
-from .numba_gemm import ADD, RELU2_GRADIENT, RELU_GRADIENT, STORE, gemm, gemm_aux, gemm_transposed
-from .numba_gpt import gpt_backward, gpt_decode, gpt_forward, gpt_layout, gpt_train_steps  # noqa: F401
+from .numba_gemm import ACTIVATE_GRADIENT, ADD, STORE, gemm, gemm_aux, gemm_transposed
+from .numba_general import gpt_backward, gpt_decode, gpt_forward, gpt_layout, gpt_train_steps  # noqa: F401
 from .numba_layers import (
     activate,
     adam,
@@ -218,8 +217,7 @@ def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     h, w1, w2, x = pointer(h, x), pointer(w1, x), pointer(w2, x), pointer(x, x)
     n = lanes(x)
     a = stack(x, MLP_SIZE)
-    mode = RELU2_GRADIENT if activation == RELU2 else RELU_GRADIENT
-    gemm_aux(mode, N, F, C, dy, C, 1, w2, F, 2 * n, dh, F, h, F)
+    gemm_aux(ACTIVATE_GRADIENT, activation, N, F, C, dy, C, 1, w2, F, 2 * n, dh, F, h, F)
     gemm(STORE, N, C, F, dh, F, 1, w1, C, dx, C)
     gemm(ADD, F, C, N, dh, 1, F, x, C, dw1, C)
     for i in range(0, N, MLP_ROWS):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from .composed import RELU2, ComposedEngine
+from .composed import ComposedEngine
 
 HAS_EXACT = False
 
@@ -126,24 +126,27 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
-def _activate(h, activation):
-    a = np.maximum(h, 0)
-    return a * a if activation == RELU2 else a
+# value f(h) and slope f'(h) of each activation, by its code: its place in config.ACTIVATIONS
+ACTIVATIONS = (
+    (lambda h: np.maximum(h, 0), lambda h: h > 0),
+    (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
+)
 
 
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     h[...] = x @ w1.T
-    y[...] = _activate(h, activation) @ w2.T
+    value, _ = ACTIVATIONS[activation]
+    y[...] = value(h) @ w2.T
 
 
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
-    slope = 2 * np.maximum(h, 0) if activation == RELU2 else h > 0
-    dh[...] = (dy @ w2) * slope
+    value, slope = ACTIVATIONS[activation]
+    dh[...] = (dy @ w2) * slope(h)
     dx[...] = dh @ w1
     dw1 += dh.T @ x
-    dw2 += dy.T @ _activate(h, activation)
+    dw2 += dy.T @ value(h)
 
 
 def cross_entropy_forward(losses, lse, logits, targets, N, V):
