@@ -1,6 +1,9 @@
 """What is particular to the Numba backend; that it is right, test_kernels.py and test_engine.py show."""
 
+import inspect
 import os
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +164,26 @@ def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel
     assert numba_narrow.train_steps(GPTConfig(27)).targetoptions["nogil"]
+
+
+@pytest.mark.parametrize("kernel", CASES)
+def test_every_kernel_documents_its_arguments(kernel):
+    function = getattr(numba_backend, kernel)
+    text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    parameters = text.partition("Parameters\n")[2]
+    documented = re.findall(r"^    ((?:\w+, )*\w+) : (.+)$", parameters, re.MULTILINE)
+    names = [name for names, _ in documented for name in names.split(", ")]
+    assert names == list(inspect.signature(function.py_func).parameters)
+    assert ("Returns" in text) == kernel.startswith(("embedding", "cross_entropy"))
+
+
+def test_what_a_kernels_documentation_says():
+    text = inspect.getdoc(numba_backend.linear_backward)
+    assert "dx : array [N, C] or None\n    Overwritten, or added to where `accumulate_dx` is not 0." in text
+    assert "dw : array [O, C] or None\n    Added to." in text and "\nN, C, O : int\n" in text
+    text = inspect.getdoc(numba_backend.attention_decode)
+    assert "q : array [B, H, D]\nk_cache, v_cache : array [B, T_max, H, D]\nlengths : int32 array [B]" in text
+    assert "slopes : array [H] or None" in text
 
 
 def test_read_only_parameters_and_what_an_engine_refuses():

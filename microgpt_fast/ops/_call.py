@@ -1,43 +1,17 @@
 """What every function of ops does around a kernel: check, allocate, call.
 
-`SHAPES` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is
+`native/shapes.py` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is
 checked before anything is written.
 """
 
-import re
 from types import ModuleType
 
 import numpy as np
 
 from .. import backends
+from ..native.shapes import ARGUMENTS
 from ..native.signatures import read_signatures
 
-# kernel: its outputs, its arrays to read. name[sizes]; "+": added to what is there; "?": may be None.
-SHAPES = {
-    "embedding_forward": ("x[N C]", "tokens[N] positions[N] wte[V C] wpe[T C]"),
-    "embedding_backward": ("+dwte[V C] +dwpe[T C]", "dx[N C] tokens[N] positions[N]"),
-    "rmsnorm_forward": ("y[N C] rstd[N]", "x[N C] ?gain[C]"),
-    "rmsnorm_backward": ("dx[N C] +dgain[C]", "dy[N C] x[N C] ?gain[C] rstd[N]"),
-    "linear_forward": ("y[N O]", "x[N C] w[O C]"),
-    "linear_backward": ("dx[N C] +dw[O C]", "dy[N O] x[N C] w[O C]"),
-    "attention_forward": ("o[N H D] lse[N H]", "q[N H D] k[N H D] v[N H D] ?slopes[H]"),
-    "attention_backward": (
-        "dq[N H D] dk[N H D] dv[N H D] delta[N H]",
-        "d_o[N H D] o[N H D] lse[N H] q[N H D] k[N H D] v[N H D] ?slopes[H]",
-    ),
-    "attention_decode": (
-        "o[B H D]",
-        "q[B H D] k_cache[B T_max H D] v_cache[B T_max H D] lengths[B] ?slopes[H]",
-    ),
-    "mlp_forward": ("y[N C] h[N F]", "x[N C] w1[F C] w2[C F]"),
-    "mlp_backward": ("dx[N C] +dw1[F C] +dw2[C F] dh[N F]", "dy[N C] h[N F] x[N C] w1[F C] w2[C F]"),
-    "cross_entropy_forward": ("losses[N] lse[N]", "logits[N V] targets[N]"),
-    "cross_entropy_backward": ("dlogits[N V]", "dlosses[N] lse[N] logits[N V] targets[N]"),
-    "adamw_step": ("+p[n] +m[n] +v[n]", "g[n]"),
-    "gemm_nn": ("c[M N]", "a[M K] b[K N]"),
-    "gemm_nt": ("c[M N]", "a[M K] b[N K]"),
-    "gemm_tn": ("c[M N]", "a[K M] b[K N]"),
-}
 # arrays of int32: what their values count, and up to which size
 COUNTS = {
     "tokens": ("V", "the vocabulary of size"),
@@ -46,23 +20,6 @@ COUNTS = {
 }
 ORDER = {s.name: [a.name for a in s.arguments] for s in read_signatures()}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-class Argument:
-    """One array of a kernel: its name, its sizes, whether it is added to, whether it may be None."""
-
-    def __init__(self, text):
-        mark, self.name, sizes = re.fullmatch(r"([+?]?)(\w+)\[(.*)\]", text).groups()
-        self.adds, self.optional, self.sizes = mark == "+", mark == "?", sizes.split()
-
-
-def _arguments(text):
-    return [Argument(item) for item in re.findall(r"[+?]?\w+\[.*?\]", text)]
-
-
-ARGUMENTS = {
-    kernel: (_arguments(outputs), _arguments(inputs)) for kernel, (outputs, inputs) in SHAPES.items()
-}
 
 
 def call(
@@ -93,7 +50,7 @@ def call(
     without : collection of str
         Outputs that are not wanted.
     added : collection of str
-        Outputs, besides those marked in `SHAPES`, that are added to.
+        Outputs, besides those marked in the table, that are added to.
     strided : collection of str
         Outputs whose layout `arrange` checks; the others must be contiguous.
     arrange : function of the dicts of inputs, outputs and sizes
