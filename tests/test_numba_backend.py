@@ -14,10 +14,10 @@ import pytest
 numba = pytest.importorskip("numba")
 
 import microgpt_fast  # noqa: E402
-from microgpt_fast.backends import numba_backend, numba_narrow, numba_simd  # noqa: E402
+from microgpt_fast.backends import numba_activations, numba_backend, numba_narrow, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.checking.cases import CASES  # noqa: E402
-from microgpt_fast.config import GPTConfig  # noqa: E402
+from microgpt_fast.config import ACTIVATIONS, GPTConfig  # noqa: E402
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 
@@ -184,6 +184,11 @@ def test_what_a_kernels_documentation_says():
     text = inspect.getdoc(numba_backend.attention_decode)
     assert "q : array [B, H, D]\nk_cache, v_cache : array [B, T_max, H, D]\nlengths : int32 array [B]" in text
     assert "slopes : array [H] or None" in text
+
+
+def test_codes_of_activations_are_their_places_in_config():
+    for known in (numba_activations.NAMES, twin.ACTIVATIONS):
+        assert list(known)[: len(ACTIVATIONS)] == list(ACTIVATIONS)
 
 
 def test_read_only_parameters_and_what_an_engine_refuses():

@@ -126,23 +126,24 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
-# value f(h) and slope f'(h) of each activation, by its code: its place in config.ACTIVATIONS
-ACTIVATIONS = (
-    (lambda h: np.maximum(h, 0), lambda h: h > 0),
-    (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
-)
+# value f(h) and slope f'(h); an activation's code is its place here and in config.ACTIVATIONS
+ACTIVATIONS = {
+    "relu": (lambda h: np.maximum(h, 0), lambda h: h > 0),
+    "relu2": (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
+}
+_BY_CODE = tuple(ACTIVATIONS.values())
 
 
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     h[...] = x @ w1.T
-    value, _ = ACTIVATIONS[activation]
+    value, _ = _BY_CODE[activation]
     y[...] = value(h) @ w2.T
 
 
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
-    value, slope = ACTIVATIONS[activation]
+    value, slope = _BY_CODE[activation]
     dh[...] = (dy @ w2) * slope(h)
     dx[...] = dh @ w1
     dw1 += dh.T @ x
