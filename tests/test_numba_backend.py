@@ -1,6 +1,9 @@
 """What is particular to the Numba backend; that it is right, test_kernels.py and test_engine.py show."""
 
+import inspect
 import os
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +14,10 @@ import pytest
 numba = pytest.importorskip("numba")
 
 import microgpt_fast  # noqa: E402
-from microgpt_fast.backends import numba_backend, numba_micro, numba_simd  # noqa: E402
+from microgpt_fast.backends import numba_activations, numba_backend, numba_narrow, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.checking.cases import CASES  # noqa: E402
-from microgpt_fast.config import GPTConfig  # noqa: E402
+from microgpt_fast.config import ACTIVATIONS, GPTConfig  # noqa: E402
 
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 
@@ -160,8 +163,32 @@ def test_arrays_of_any_strides_and_read_only_ones_share_one_compiled_version():
 def test_the_gil_is_released():
     for kernel in [*CASES, "gpt_forward", "gpt_backward", "gpt_train_steps", "gpt_decode"]:
         assert getattr(numba_backend, kernel).targetoptions["nogil"], kernel
-    steps, _ = numba_micro.train_steps_for(GPTConfig(27))
-    assert steps.targetoptions["nogil"]
+    assert numba_narrow.train_steps(GPTConfig(27)).targetoptions["nogil"]
+
+
+@pytest.mark.parametrize("kernel", CASES)
+def test_every_kernel_documents_its_arguments(kernel):
+    function = getattr(numba_backend, kernel)
+    text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    parameters = text.partition("Parameters\n")[2]
+    documented = re.findall(r"^    ((?:\w+, )*\w+) : (.+)$", parameters, re.MULTILINE)
+    names = [name for names, _ in documented for name in names.split(", ")]
+    assert names == list(inspect.signature(function.py_func).parameters)
+    assert ("Returns" in text) == kernel.startswith(("embedding", "cross_entropy"))
+
+
+def test_what_a_kernels_documentation_says():
+    text = inspect.getdoc(numba_backend.linear_backward)
+    assert "dx : array [N, C] or None\n    Overwritten, or added to where `accumulate_dx` is not 0." in text
+    assert "dw : array [O, C] or None\n    Added to." in text and "\nN, C, O : int\n" in text
+    text = inspect.getdoc(numba_backend.attention_decode)
+    assert "q : array [B, H, D]\nk_cache, v_cache : array [B, T_max, H, D]\nlengths : int32 array [B]" in text
+    assert "slopes : array [H] or None" in text
+
+
+def test_codes_of_activations_are_their_places_in_config():
+    for known in (numba_activations.NAMES, twin.ACTIVATIONS):
+        assert list(known)[: len(ACTIVATIONS)] == list(ACTIVATIONS)
 
 
 def test_read_only_parameters_and_what_an_engine_refuses():

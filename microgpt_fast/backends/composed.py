@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ..config import ACTIVATIONS
 from ..random_stream import sampling_weights
 from . import name_of
 
-RELU, RELU2 = 0, 1
 NORM_EPS = 1e-5
 
 
@@ -44,11 +44,15 @@ class ComposedEngine:
         if numerics != "fast":
             raise ValueError(f"numerics is {numerics!r}: the {name_of(kernels)} backend has only 'fast'")
         self.kernels = kernels
-        self.path = kernels.path_of(config, numerics)
         self.config, self.dtype = config, np.dtype(dtype)
-        self.activation = {"relu": RELU, "relu2": RELU2}[config.activation]
+        self.activation = ACTIVATIONS.index(config.activation)
         self.scale = config.head_dim**-0.5
         self.heads = (config.n_head, config.head_dim)
+
+    @property
+    def path(self):
+        """Which code trains; here it is "composed" of kernels."""
+        return "composed"
 
     def _named(self, flat):
         """Views into a flat buffer by name; attn_qkv [3C, C] is a layer's attn_wq, attn_wk and attn_wv."""

@@ -99,7 +99,7 @@ def attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
                 rescale *= inverse
             store(scales, 0, rescale)
             mode, out = SCALE_ADD if key else STORE, o + first * ld_o
-            gemm_aux(mode, rows, D, keys, s, 1, n, v + key * ld, ld, 2 * n, out, ld_o, scales, 1)
+            gemm_aux(mode, 0, rows, D, keys, s, 1, n, v + key * ld, ld, 2 * n, out, ld_o, scales, 1)
         statistic = largest + log(total)
         for i in range(rows):
             lse[(first + i) * H] = statistic[i]

@@ -7,19 +7,19 @@ NULL in C may be None. Nothing is checked. The GIL is released.
 
 The functions are compiled at their first call for a dtype and kept on disk (numba_compile.py). Within,
 matrices are pointers (numba_simd/), and `n` is the number of lanes of a vector. What computes is in
-numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the same parts, in numba_gpt.py.
+numba_gemm.py, numba_attention.py and numba_layers.py; the whole model, from the same parts, in numba_general/.
 """
 
 import sys
 
-from . import numba_micro
-from .composed import RELU2
+from . import numba_general, numba_narrow
 from .numba_attention import attention_head, attention_head_backward, attention_head_decode
 from .numba_batch import outside
 from .numba_compile import inline, kernel
+from .numba_docs import described
 from .numba_engine import JitEngine
-from .numba_gemm import ADD, RELU2_GRADIENT, RELU_GRADIENT, STORE, gemm, gemm_aux, gemm_transposed
-from .numba_gpt import gpt_backward, gpt_decode, gpt_forward, gpt_layout, gpt_train_steps  # noqa: F401
+from .numba_gemm import ACTIVATE_GRADIENT, ADD, STORE, gemm, gemm_aux, gemm_transposed
+from .numba_general import gpt_backward, gpt_decode, gpt_forward, gpt_layout, gpt_train_steps  # noqa: F401
 from .numba_layers import (
     activate,
     adam,
@@ -37,32 +37,35 @@ HAS_EXACT = False
 
 
 def path_of(config, numerics="fast"):
-    """The path that computes a model: "narrow" or "general"; None for exact numerics."""
+    """The path that computes a model: "narrow", "general" or "composed"; None for exact numerics."""
     if numerics == "exact":
         return None
-    return "narrow" if numba_micro.train_steps_for(config) else "general"
+    return "narrow" if numba_narrow.serves(config) else "general" if numba_general.serves(config) else "composed"
 
 
 # ---- gemm
 
 
+@described
 @kernel
 def gemm_nn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
-    # c (+)= a b
+    """Matrix product: c = a b, or c += a b."""
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
     gemm(ADD if accumulate else STORE, M, N, K, a, ld_a, 1, b, ld_b, c, ld_c)
 
 
+@described
 @kernel
 def gemm_nt(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
-    # c (+)= a b^T
+    """Matrix product with a transposed matrix: c = a b^T, or c += a b^T."""
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
     gemm_transposed(ADD if accumulate else STORE, M, N, K, a, ld_a, 1, b, ld_b, c, ld_c)
 
 
+@described
 @kernel
 def gemm_tn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
-    # c (+)= a^T b
+    """Matrix product with a transposed matrix: c = a^T b, or c += a^T b."""
     c, a, b = pointer(c, c), pointer(a, a), pointer(b, b)
     gemm(ADD if accumulate else STORE, M, N, K, a, 1, ld_a, b, ld_b, c, ld_c)
 
@@ -70,9 +73,10 @@ def gemm_tn(c, a, b, M, N, K, ld_c, ld_a, ld_b, accumulate):
 # ---- embedding
 
 
+@described
 @kernel
 def embedding_forward(x, tokens, positions, wte, wpe, N, C, V, T):
-    # x_i = wte[token_i] + wpe[position_i]
+    """Embeddings of tokens and positions, added: x_i = wte[token_i] + wpe[position_i]."""
     tokens, positions = pointer(tokens, tokens), pointer(positions, positions)
     x, wte, wpe = pointer(x, x), pointer(wte, x), pointer(wpe, x)
     for i in range(N):
@@ -83,9 +87,10 @@ def embedding_forward(x, tokens, positions, wte, wpe, N, C, V, T):
     return -1
 
 
+@described
 @kernel
 def embedding_backward(dwte, dwpe, dx, tokens, positions, N, C, V, T):
-    # dwte[token_i] += dx_i, dwpe[position_i] += dx_i
+    """Gradients of `embedding_forward`: dwte[token_i] += dx_i, dwpe[position_i] += dx_i, rows in ascending order."""
     tokens, positions = pointer(tokens, tokens), pointer(positions, positions)
     dwte, dwpe, dx = pointer(dwte, dx), pointer(dwpe, dx), pointer(dx, dx)
     for i in range(N):
@@ -101,16 +106,21 @@ def embedding_backward(dwte, dwpe, dx, tokens, positions, N, C, V, T):
 # ---- rmsnorm
 
 
+@described
 @kernel
 def rmsnorm_forward(y, rstd, x, gain, N, C, eps):
-    # y = x * rstd (* gain), rstd = (mean(x^2) + eps)^(-1/2)
+    """Rows over their root mean square: y = x * rstd (* gain), rstd = (mean(x^2) + eps)^(-1/2)."""
     y, rstd, gain, x = pointer(y, x), pointer(rstd, x), pointer(gain, x), pointer(x, x)
     rmsnorm_rows(y, C, rstd, x, C, gain, N, C, eps)
 
 
+@described
 @kernel
 def rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx):
-    # g = dy (* gain), dx = rstd * g - x * rstd^3 / C * sum(x * g), dgain += sum over rows of dy * x * rstd
+    """Gradients of `rmsnorm_forward`, where g = dy (* gain):
+
+    dx = rstd * g - x * rstd^3 / C * sum(x * g),  dgain += sum over rows of dy * x * rstd
+    """
     dx, dgain, dy, gain = pointer(dx, x), pointer(dgain, x), pointer(dy, x), pointer(gain, x)
     rstd, nothing, x = pointer(rstd, x), pointer(None, x), pointer(x, x)
     n = lanes(x)
@@ -126,16 +136,18 @@ def rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx):
 # ---- linear
 
 
+@described
 @kernel
 def linear_forward(y, x, w, N, C, O):
-    # y = x w^T
+    """A linear layer: y = x w^T."""
     y, x, w = pointer(y, y), pointer(x, x), pointer(w, w)
     gemm_transposed(STORE, N, O, C, x, C, 1, w, C, y, O)
 
 
+@described
 @kernel
 def linear_backward(dx, dw, dy, x, w, N, C, O, accumulate_dx):
-    # dx = dy w, dw += dy^T x
+    """Gradients of `linear_forward`: dx = dy w, dw += dy^T x; where one is None, the other alone."""
     dx, dw, dy, x, w = pointer(dx, dy), pointer(dw, dy), pointer(dy, dy), pointer(x, x), pointer(w, w)
     if not is_null(dx):
         gemm(ADD if accumulate_dx else STORE, N, C, O, dy, O, 1, w, C, dx, C)
@@ -151,9 +163,14 @@ def _slope_of(slopes, h):
     return 0.0 if is_null(slopes) else float(slopes[h])
 
 
+@described
 @kernel
 def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale, slopes):
-    # p = softmax(s), o_i = sum_j p[i, j] v_j, lse_i = log sum_j exp s[i, j]
+    """Causal attention of each document's rows to its own:
+
+    s[i, j] = scale * q_i . k_j - slope_h * (i - j) for j <= i
+    p = softmax(s),  o_i = sum_j p[i, j] v_j,  lse_i = log sum_j exp s[i, j]
+    """
     slopes, cu_seqlens = pointer(slopes, o), pointer(cu_seqlens, cu_seqlens)
     lse, q, k, v, o = pointer(lse, o), pointer(q, o), pointer(k, o), pointer(v, o), pointer(o, o)
     for b in range(B):
@@ -166,12 +183,16 @@ def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale,
             )  # fmt: skip
 
 
+@described
 @kernel
 def attention_backward(
     dq, dk, dv, delta, d_o, o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale, slopes
 ):  # fmt: skip
-    # delta_i = do_i . o_i, ds[i, j] = p[i, j] * (do_i . v_j - delta_i)
-    # dq_i = scale * sum_j ds[i, j] k_j, dk_j = scale * sum_i ds[i, j] q_i, dv_j = sum_i p[i, j] do_i
+    """Gradients of `attention_forward`:
+
+    delta_i = do_i . o_i,  ds[i, j] = p[i, j] * (do_i . v_j - delta_i)
+    dq_i = scale * sum_j ds[i, j] k_j, dk_j = scale * sum_i ds[i, j] q_i, dv_j = sum_i p[i, j] do_i
+    """
     slopes, cu_seqlens = pointer(slopes, o), pointer(cu_seqlens, cu_seqlens)
     dq, dk, dv = pointer(dq, o), pointer(dk, o), pointer(dv, o)
     delta, d_o = pointer(delta, o), pointer(d_o, o)
@@ -186,9 +207,10 @@ def attention_backward(
             )  # fmt: skip
 
 
+@described
 @kernel
 def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slopes):
-    # attention_forward for the last of lengths[b] positions
+    """`attention_forward` of one query per document, that of the last of lengths[b] positions."""
     slopes, lengths = pointer(slopes, o), pointer(lengths, lengths)
     q, k, v, o = pointer(q, o), pointer(k_cache, o), pointer(v_cache, o), pointer(o, o)
     for b in range(B):
@@ -204,9 +226,10 @@ MLP_ROWS, MLP_COLUMNS = 64, 128  # a block of f(h) on the stack
 MLP_SIZE = MLP_ROWS * MLP_COLUMNS
 
 
+@described
 @kernel
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
-    # h = x w1^T, y = f(h) w2^T
+    """A feed-forward layer: h = x w1^T, y = f(h) w2^T; h is for the backward pass."""
     y, h, x, w1, w2 = pointer(y, x), pointer(h, x), pointer(x, x), pointer(w1, x), pointer(w2, x)
     a = stack(x, MLP_SIZE)
     gemm_transposed(STORE, N, F, C, x, C, 1, w1, C, h, F)
@@ -219,15 +242,15 @@ def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
             gemm_transposed(mode, rows, C, columns, a, columns, 1, w2 + j, F, y + i * C, C)
 
 
+@described
 @kernel
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
-    # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
+    """Gradients of `mlp_forward`: dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)."""
     dx, dw1, dw2, dh, dy = pointer(dx, x), pointer(dw1, x), pointer(dw2, x), pointer(dh, x), pointer(dy, x)
     h, w1, w2, x = pointer(h, x), pointer(w1, x), pointer(w2, x), pointer(x, x)
     n = lanes(x)
     a = stack(x, MLP_SIZE)
-    mode = RELU2_GRADIENT if activation == RELU2 else RELU_GRADIENT
-    gemm_aux(mode, N, F, C, dy, C, 1, w2, F, 2 * n, dh, F, h, F)
+    gemm_aux(ACTIVATE_GRADIENT, activation, N, F, C, dy, C, 1, w2, F, 2 * n, dh, F, h, F)
     gemm(STORE, N, C, F, dh, F, 1, w1, C, dx, C)
     gemm(ADD, F, C, N, dh, 1, F, x, C, dw1, C)
     for i in range(0, N, MLP_ROWS):
@@ -249,9 +272,13 @@ def _first_bad_target(targets, N, V):
     return -1
 
 
+@described
 @kernel
 def cross_entropy_forward(losses, lse, logits, targets, N, V):
-    # losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j]
+    """Cross-entropy of each row: losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j].
+
+    The largest logit is subtracted from both, so that logits far from 0 lose nothing.
+    """
     losses, lse, targets = pointer(losses, logits), pointer(lse, logits), pointer(targets, targets)
     logits = pointer(logits, logits)
     bad = _first_bad_target(targets, N, V)
@@ -263,15 +290,20 @@ def cross_entropy_forward(losses, lse, logits, targets, N, V):
         largest, total = largest_of_row(row, V), zeros(logits)
         for j in range(0, V, n):
             total += exp_lanes(row, j, largest, V)
-        lse[i] = largest + log_number(sum_lanes(total), logits)
-        losses[i] = lse[i] - row[targets[i]]
+        log_total = log_number(sum_lanes(total), logits)
+        lse[i] = largest + log_total
+        losses[i] = log_total - (row[targets[i]] - largest)
     return -1
 
 
+@described
 @kernel
 def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
-    # dlogits[i, j] = dlosses_i * (exp(logits[i, j] - lse_i) - (j == target_i))
-    dlogits, dlosses, lse = pointer(dlogits, logits), pointer(dlosses, logits), pointer(lse, logits)
+    """Gradient of `cross_entropy_forward`:
+
+    dlogits[i, j] = dlosses_i * (exp(logits[i, j] - lse_i) - (j == target_i))
+    """
+    dlogits, dlosses = pointer(dlogits, logits), pointer(dlosses, logits)
     targets, logits = pointer(targets, targets), pointer(logits, logits)
     bad = _first_bad_target(targets, N, V)
     if bad >= 0:
@@ -279,8 +311,14 @@ def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
     n = lanes(logits)
     for i in range(N):
         row, out = logits + i * V, dlogits + i * V
+        largest, total = largest_of_row(row, V), zeros(logits)
         for j in range(0, V, n):
-            store_partial(out, j, exp_lanes(row, j, lse[i], V) * dlosses[i], min(n, V - j))
+            e = exp_lanes(row, j, largest, V)
+            store_partial(out, j, e, min(n, V - j))
+            total += e
+        factor = dlosses[i] / sum_lanes(total)
+        for j in range(0, V, n):
+            store_partial(out, j, load_partial(out, j, min(n, V - j)) * factor, min(n, V - j))
         out[targets[i]] -= dlosses[i]
     return -1
 
@@ -288,10 +326,14 @@ def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
 # ---- Adam
 
 
+@described
 @kernel
 def adamw_step(p, m, v, g, n, lr, beta1, beta2, eps, weight_decay, step):
-    # m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2
-    # p -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * p)
+    """A step of AdamW with the gradient g:
+
+    m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+    p -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay * p)
+    """
     p, m, v, g = pointer(p, g), pointer(m, g), pointer(v, g), pointer(g, g)
     adam(p, m, v, g, 1.0, n, lr, beta1, beta2, eps, weight_decay, step)
 

@@ -20,7 +20,7 @@ def _cache_directory():
     NUMBA_CACHE_DIR, the user's folder for caches, the folder for temporary files. It is named by the sources
     of all jitted code here, since Numba itself looks at a function's own file only."""
     here = Path(__file__).parent
-    sources = sorted([*here.glob("numba_*.py"), *here.glob("numba_*/*.py")])
+    sources = sorted([here / "composed.py", *here.glob("numba_*.py"), *here.glob("numba_*/*.py")])
     name = "numba-" + hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     user = os.getuid() if hasattr(os, "getuid") else None
     caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")

@@ -1,29 +1,38 @@
-"""The whole model in one jitted call: what Python does around numba_gpt's functions."""
+"""The whole model in one jitted call: what Python does around the functions of numba_general and numba_narrow."""
+
+from collections import defaultdict
+from contextlib import contextmanager
 
 import numpy as np
 
-from . import numba_micro
+from . import numba_general, numba_narrow
 from .composed import ComposedEngine, Decoder
 
 
 class JitEngine(ComposedEngine):
     """The whole model on a backend's jitted functions; the interface is `ComposedEngine`'s.
 
-    Each call is one call of a compiled function, which releases the GIL; narrow models have training steps of
-    their own (numba_micro.py). Memory is kept from call to call, so let one thread at a time use an engine.
+    Each call is one call of a compiled function, which releases the GIL, on the first path that serves the model:
+
+    - "narrow": training steps of numba_narrow, everything else as in "general";
+    - "general": numba_general;
+    - "composed": the kernels one by one, as in `ComposedEngine`.
+
+    Several threads may call an engine at once: each call has memory of its own, which is kept for later calls.
     """
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
         super().__init__(kernels, config, dtype, numerics, threads)
-        self._reserved = {}  # for a layout: rows, documents, and the workspace for so many
+        self._spare = defaultdict(list)  # for a layout: rows, documents and workspace, of those that no call uses
+        self._path = kernels.path_of(config)
+
+    @property
+    def path(self):
+        return self._path
 
     def workspace(self, layout, rows, documents):
         """Memory for batches of up to so many rows and documents: reals, int32, and the layout of both."""
-        c = self.config
-        at, reals, integers = layout(
-            c.n_layer, c.n_embd, c.n_head, c.vocab_size, c.block_size, self.activation, self.dtype.itemsize,
-            rows, documents,
-        )  # fmt: skip
+        at, reals, integers = layout(self.config, self.activation, self.dtype.itemsize, rows, documents)
         size = reals * self.dtype.itemsize
         memory = np.zeros(size + 64, np.uint8)
         from_cache_line = memory[-memory.ctypes.data % 64 :][:size]
@@ -37,60 +46,72 @@ class JitEngine(ComposedEngine):
             raise ValueError(f"{name} must be contiguous [{self.config.num_params}], not {list(array.shape)}")
         return array
 
+    @contextmanager
     def _batch(self, tokens, starts, lengths, batch_size, layout):
-        """The documents as contiguous arrays, and a workspace for the largest batch."""
+        """The documents as contiguous arrays, and a workspace for the largest batch, which no other call uses."""
         tokens = np.ascontiguousarray(tokens, np.int32)
         starts, lengths = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(lengths, np.int32)
         rows = int(np.add.reduceat(lengths, range(0, len(lengths), batch_size), dtype=np.int64).max())
-        most_rows, most_documents, workspace = self._reserved.get(layout, (0, 0, None))
-        if rows > most_rows or batch_size > most_documents or workspace is None:
+        try:
+            room = self._spare[layout].pop()
+        except IndexError:
+            room = (0, 0, None)
+        if rows > room[0] or batch_size > room[1]:
             self._check(tokens, starts, lengths)  # first: what is out of range asks for any amount of memory
-            workspace = self.workspace(layout, rows, batch_size)
-            self._reserved[layout] = rows, batch_size, workspace
-        return (tokens, starts, lengths), workspace
+            room = rows, batch_size, self.workspace(layout, rows, batch_size)
+        try:
+            yield (tokens, starts, lengths), room[2]
+        finally:
+            self._spare[layout].append(room)
 
     def forward(self, params, tokens, starts, lengths, logits=None):
+        params = self.flat(params, "params")
+        if self.path == "composed":
+            return super().forward(params, tokens, starts, lengths, logits)
         B, losses = len(starts), np.empty(len(starts))
         if not B:
             return losses
-        params = self.flat(params, "params")
-        batch, workspace = self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout)
-        # always there, so that there is one type of call to compile
-        out = np.empty((max(int(batch[2].sum()), 0), self.config.vocab_size), self.dtype)
-        if self.kernels.gpt_forward(losses, out, params, *batch, B, *workspace) >= 0:
-            self._check(*batch)
+        with self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout) as (batch, workspace):
+            # always there, so that there is one type of call to compile
+            out = np.empty((max(int(batch[2].sum()), 0), self.config.vocab_size), self.dtype)
+            if self.kernels.gpt_forward(losses, out, params, *batch, B, *workspace) >= 0:
+                self._check(*batch)
         if logits is not None:
             logits[...] = out
         return losses
 
     def backward(self, grads, params, tokens, starts, lengths):
+        grads, params = self.flat(grads, "grads"), self.flat(params, "params")
+        if self.path == "composed":
+            return super().backward(grads, params, tokens, starts, lengths)
         B, losses = len(starts), np.empty(len(starts))
         if not B:
             return losses
-        grads, params = self.flat(grads, "grads"), self.flat(params, "params")
-        batch, workspace = self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout)
-        if self.kernels.gpt_backward(losses, grads, params, *batch, B, *workspace) >= 0:
-            self._check(*batch)
+        with self._batch(tokens, starts, lengths, B, self.kernels.gpt_layout) as (batch, workspace):
+            if self.kernels.gpt_backward(losses, grads, params, *batch, B, *workspace) >= 0:
+                self._check(*batch)
         return losses
 
     def train_steps(self, losses, params, m, v, tokens, starts, lengths, batch_size, lr, adam, first_step):
+        tensors = [self.flat(array, name) for array, name in ((params, "params"), (m, "m"), (v, "v"))]
+        if self.path == "composed":
+            documents = tokens, starts, lengths
+            return super().train_steps(losses, *tensors, *documents, batch_size, lr, adam, first_step)
         k = len(lr)
         if not len(starts) == len(lengths) == k * batch_size:
             steps = f"{k} steps of {batch_size} documents"
             raise ValueError(f"{steps} need as many starts ({len(starts)}) and lengths ({len(lengths)})")
         if not k:
             return
-        tensors = [self.flat(array, name) for array, name in ((params, "params"), (m, "m"), (v, "v"))]
-        steps, layout = numba_micro.train_steps_for(self.config) or (
-            self.kernels.gpt_train_steps, self.kernels.gpt_layout,
-        )  # fmt: skip
-        batch, workspace = self._batch(tokens, starts, lengths, batch_size, layout)
+        steps, layout = self.kernels.gpt_train_steps, self.kernels.gpt_layout
+        if self.path == "narrow":
+            steps, layout = numba_narrow.train_steps(self.config), numba_narrow.narrow_layout
         computed, rates = np.empty(k), np.ascontiguousarray(lr, np.float64)
-        bad = steps(
-            computed, *tensors, *batch, k, batch_size, rates, *map(float, adam), int(first_step), *workspace
-        )
-        if bad >= 0:
-            self._check(*batch)
+        adam = map(float, adam)
+        with self._batch(tokens, starts, lengths, batch_size, layout) as (batch, workspace):
+            bad = steps(computed, *tensors, *batch, k, batch_size, rates, *adam, int(first_step), *workspace)
+            if bad >= 0:
+                self._check(*batch)
         losses[:k] = computed
 
     def update(self, params, m, v, grads, lr, adam, step, divisor=1.0, max_norm=0.0):
@@ -102,7 +123,7 @@ class JitEngine(ComposedEngine):
 
     def decoder(self, params):
         """A `JitDecoder` of these parameters (it keeps a view, so do not change them while decoding)."""
-        return JitDecoder(self, params)
+        return super().decoder(params) if self.path == "composed" else JitDecoder(self, params)
 
 
 class JitDecoder(Decoder):

@@ -6,6 +6,7 @@ columns, padded to whole vectors. Every element of C is one chain of multiply-ad
 C is cut into tiles.
 """
 
+from .numba_activations import gradient, kept
 from .numba_compile import helper, inline
 from .numba_simd import (
     VECTOR_BYTES,
@@ -19,11 +20,9 @@ from .numba_simd import (
     load_tile,
     load_tile_partial,
     load_transposed,
-    maximum,
     stack,
     store_tile,
     store_tile_partial,
-    where,
     zero_tile,
 )
 
@@ -34,20 +33,19 @@ def padded(size, n):
     return (size + n - 1) & -n
 
 
-# what becomes of x = A B; aux is a matrix, a number a row for SCALE_ADD
+# what becomes of x = A B; aux is a matrix, for SCALE_ADD a number per row
 STORE = 0  # c = x
 ADD = 1  # c = c + x
-RELU_STORE = 2  # c = max(x, 0)
-RELU_GRADIENT = 3  # c = aux > 0 ? x : 0
-RELU2_GRADIENT = 4  # c = 2 max(aux, 0) x
-SCALE_ADD = 5  # c = c * aux + x
+ACTIVATE = 2  # c = what the activation keeps of x
+ACTIVATE_GRADIENT = 3  # c = x f'(aux)
+SCALE_ADD = 4  # c = c * aux + x
 
 ROWS = 8 if VECTOR_REGISTERS == 32 else 4  # of a tile: two vectors of each leave registers for B
 ROW_BLOCK = 96  # rows of A that stay in the second-level cache while the panels of B pass
 
 
 @helper
-def _tile_of_two(mode, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
+def _tile_of_two(mode, activation, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     """last + 1 rows of two whole vectors of C"""
     n = lanes(c)
     x = zero_tile(c, ROWS)
@@ -59,14 +57,11 @@ def _tile_of_two(mode, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     if mode == ADD:
         x += load_tile(c, ld_c, last, ROWS)
         y += load_tile(c + n, ld_c, last, ROWS)
-    elif mode == RELU_STORE:
-        x, y = maximum(x, 0), maximum(y, 0)
-    elif mode == RELU_GRADIENT:
-        x = where(load_tile(aux, ld_aux, last, ROWS) > 0, x, 0)
-        y = where(load_tile(aux + n, ld_aux, last, ROWS) > 0, y, 0)
-    elif mode == RELU2_GRADIENT:
-        x *= 2 * maximum(load_tile(aux, ld_aux, last, ROWS), 0)
-        y *= 2 * maximum(load_tile(aux + n, ld_aux, last, ROWS), 0)
+    elif mode == ACTIVATE:
+        x, y = kept(x, activation), kept(y, activation)
+    elif mode == ACTIVATE_GRADIENT:
+        x = gradient(x, load_tile(aux, ld_aux, last, ROWS), activation)
+        y = gradient(y, load_tile(aux + n, ld_aux, last, ROWS), activation)
     elif mode == SCALE_ADD:
         scale = broadcast_column(aux, ld_aux, last, ROWS)
         x = fma(load_tile(c, ld_c, last, ROWS), scale, x)
@@ -76,7 +71,7 @@ def _tile_of_two(mode, last, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
 
 
 @helper
-def _tile_of_one(mode, last, count, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
+def _tile_of_one(mode, activation, last, count, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux):
     """last + 1 rows of the first `count` lanes of one vector of C"""
     x = zero_tile(c, ROWS)
     for k in range(K):
@@ -84,19 +79,18 @@ def _tile_of_one(mode, last, count, K, a, ai, ak, b, ld_b, c, ld_c, aux, ld_aux)
         x = fma(element, broadcast_row(load_partial(b, k * ld_b, count), ROWS), x)
     if mode == ADD:
         x += load_tile_partial(c, ld_c, last, count, ROWS)
-    elif mode == RELU_STORE:
-        x = maximum(x, 0)
-    elif mode == RELU_GRADIENT:
-        x = where(load_tile_partial(aux, ld_aux, last, count, ROWS) > 0, x, 0)
-    elif mode == RELU2_GRADIENT:
-        x *= 2 * maximum(load_tile_partial(aux, ld_aux, last, count, ROWS), 0)
+    elif mode == ACTIVATE:
+        x = kept(x, activation)
+    elif mode == ACTIVATE_GRADIENT:
+        x = gradient(x, load_tile_partial(aux, ld_aux, last, count, ROWS), activation)
     elif mode == SCALE_ADD:
         x = fma(load_tile_partial(c, ld_c, last, count, ROWS), broadcast_column(aux, ld_aux, last, ROWS), x)
     store_tile_partial(c, ld_c, last, x, count)
 
 
 @helper
-def gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
+def gemm_aux(mode, activation, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
+    """C (mode)= A B; activation is the one of modes that have one, aux a matrix with rows ld_aux apart"""
     n = lanes(c)
     for block in range(0, M, ROW_BLOCK):
         end = min(M, block + ROW_BLOCK)
@@ -110,19 +104,23 @@ def gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, panel, c, ld_c, aux, ld_aux):
                 if mode != SCALE_ADD:
                     aux_i += j
                 if columns == 2 * n:
-                    _tile_of_two(mode, last, K, a_i, ai, ak, b_panel, ld, c_i, ld_c, aux_i, ld_aux)
+                    _tile_of_two(
+                        mode, activation, last, K, a_i, ai, ak, b_panel, ld, c_i, ld_c, aux_i, ld_aux
+                    )
                     continue
                 for left in range(0, columns, n):
                     b_i, c_left, count = b_panel + left, c_i + left, min(n, columns - left)
                     aux_left = aux_i if mode == SCALE_ADD else aux_i + left
-                    _tile_of_one(mode, last, count, K, a_i, ai, ak, b_i, ld, c_left, ld_c, aux_left, ld_aux)
+                    _tile_of_one(
+                        mode, activation, last, count, K, a_i, ai, ak, b_i, ld, c_left, ld_c, aux_left, ld_aux
+                    )
             b_panel += panel
 
 
 @inline
 def gemm(mode, M, N, K, a, ai, ak, b, ld_b, c, ld_c):
     """of a B as it lies in memory, with rows ld_b apart"""
-    gemm_aux(mode, M, N, K, a, ai, ak, b, ld_b, 2 * lanes(c), c, ld_c, c, 0)
+    gemm_aux(mode, 0, M, N, K, a, ai, ak, b, ld_b, 2 * lanes(c), c, ld_c, c, 0)
 
 
 @helper

@@ -2,7 +2,7 @@
 
 import math
 
-from .composed import RELU2
+from .numba_activations import value
 from .numba_compile import helper, inline
 from .numba_simd import (
     exp,
@@ -100,8 +100,8 @@ def activate(to, ld_to, h, ld_h, rows, columns, activation):
     for i in range(rows):
         for j in range(0, columns, n):
             count = min(n, columns - j)
-            a = maximum(load_partial(h, i * ld_h + j, count), 0)
-            store_partial(to, i * ld_to + j, a * a if activation == RELU2 else a, count)
+            a = value(load_partial(h, i * ld_h + j, count), activation)
+            store_partial(to, i * ld_to + j, a, count)
 
 
 @inline

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from .composed import RELU2, ComposedEngine
+from .composed import ComposedEngine
 
 HAS_EXACT = False
 
@@ -131,33 +131,38 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
-def _activate(h, activation):
-    a = np.maximum(h, 0)
-    return a * a if activation == RELU2 else a
+# value f(h) and slope f'(h); an activation's code is its place here and in config.ACTIVATIONS
+ACTIVATIONS = {
+    "relu": (lambda h: np.maximum(h, 0), lambda h: h > 0),
+    "relu2": (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
+}
+_BY_CODE = tuple(ACTIVATIONS.values())
 
 
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     h[...] = x @ w1.T
-    y[...] = _activate(h, activation) @ w2.T
+    value, _ = _BY_CODE[activation]
+    y[...] = value(h) @ w2.T
 
 
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
-    slope = 2 * np.maximum(h, 0) if activation == RELU2 else h > 0
-    dh[...] = (dy @ w2) * slope
+    value, slope = _BY_CODE[activation]
+    dh[...] = (dy @ w2) * slope(h)
     dx[...] = dh @ w1
     dw1 += dh.T @ x
-    dw2 += dy.T @ _activate(h, activation)
+    dw2 += dy.T @ value(h)
 
 
 def cross_entropy_forward(losses, lse, logits, targets, N, V):
-    # losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j]
+    # losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j], both less the largest logit
     bad = _first_outside((targets, V))
     if bad < 0:
         largest = logits.max(axis=1)
-        lse[...] = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
-        losses[...] = lse - logits[np.arange(N), targets]
+        log_total = np.log(np.exp(logits - largest[:, None]).sum(axis=1))
+        lse[...] = largest + log_total
+        losses[...] = log_total - (logits[np.arange(N), targets] - largest)
     return bad
 
 
@@ -165,7 +170,8 @@ def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
     # dlogits[i, j] = dlosses_i * (exp(logits[i, j] - lse_i) - (j == target_i))
     bad = _first_outside((targets, V))
     if bad < 0:
-        dlogits[...] = np.exp(logits - lse[:, None])
+        dlogits[...] = np.exp(logits - logits.max(axis=1, keepdims=True))
+        dlogits /= dlogits.sum(axis=1, keepdims=True)
         dlogits[np.arange(N), targets] -= 1
         dlogits *= dlosses[:, None]
     return bad

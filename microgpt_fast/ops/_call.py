@@ -1,44 +1,18 @@
 """What every function of ops does around a kernel: check, allocate, call.
 
-It follows the table `SHAPES`; the order of a kernel's arguments comes from the C header. Everything is checked
-before anything is written.
+`native/shapes.py` is the one table behind it; the order of a kernel's arguments comes from the C header. Everything is
+checked before anything is written.
 """
 
-import re
 from types import ModuleType
 
 import numpy as np
 
 from .. import backends
+from ..native.shapes import ARGUMENTS
 from ..native.signatures import read_signatures
 
-# kernel: its outputs, its inputs; each is name[sizes]. "+": added to what the array holds; "?": may be None.
-SHAPES = {
-    "embedding_forward": ("x[N C]", "tokens[N] positions[N] wte[V C] wpe[T C]"),
-    "embedding_backward": ("+dwte[V C] +dwpe[T C]", "dx[N C] tokens[N] positions[N]"),
-    "rmsnorm_forward": ("y[N C] rstd[N]", "x[N C] ?gain[C]"),
-    "rmsnorm_backward": ("dx[N C] +dgain[C]", "dy[N C] x[N C] ?gain[C] rstd[N]"),
-    "linear_forward": ("y[N O]", "x[N C] w[O C]"),
-    "linear_backward": ("dx[N C] +dw[O C]", "dy[N O] x[N C] w[O C]"),
-    "attention_forward": ("o[N H D] lse[N H]", "q[N H D] k[N H D] v[N H D] ?slopes[H]"),
-    "attention_backward": (
-        "dq[N H D] dk[N H D] dv[N H D] delta[N H]",
-        "d_o[N H D] o[N H D] lse[N H] q[N H D] k[N H D] v[N H D] ?slopes[H]",
-    ),
-    "attention_decode": (
-        "o[B H D]",
-        "q[B H D] k_cache[B T_max H D] v_cache[B T_max H D] lengths[B] ?slopes[H]",
-    ),
-    "mlp_forward": ("y[N C] h[N F]", "x[N C] w1[F C] w2[C F]"),
-    "mlp_backward": ("dx[N C] +dw1[F C] +dw2[C F] dh[N F]", "dy[N C] h[N F] x[N C] w1[F C] w2[C F]"),
-    "cross_entropy_forward": ("losses[N] lse[N]", "logits[N V] targets[N]"),
-    "cross_entropy_backward": ("dlogits[N V]", "dlosses[N] lse[N] logits[N V] targets[N]"),
-    "adamw_step": ("+p[n] +m[n] +v[n]", "g[n]"),
-    "gemm_nn": ("c[M N]", "a[M K] b[K N]"),
-    "gemm_nt": ("c[M N]", "a[M K] b[N K]"),
-    "gemm_tn": ("c[M N]", "a[K M] b[K N]"),
-}
-# arrays of int32: the size that their values stay below, and how an error names it
+# arrays of int32: what their values count, and up to which size
 COUNTS = {
     "tokens": ("V", "the vocabulary of size"),
     "targets": ("V", "the vocabulary of size"),
@@ -46,23 +20,6 @@ COUNTS = {
 }
 ORDER = {s.name: [a.name for a in s.arguments] for s in read_signatures()}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-class Argument:
-    """One array argument: its name, its sizes, whether the kernel adds to it, whether it may be None."""
-
-    def __init__(self, text):
-        mark, self.name, sizes = re.fullmatch(r"([+?]?)(\w+)\[(.*)\]", text).groups()
-        self.adds, self.optional, self.sizes = mark == "+", mark == "?", sizes.split()
-
-
-def _arguments(text):
-    return [Argument(item) for item in re.findall(r"[+?]?\w+\[.*?\]", text)]
-
-
-ARGUMENTS = {
-    kernel: (_arguments(outputs), _arguments(inputs)) for kernel, (outputs, inputs) in SHAPES.items()
-}
 
 
 def call(
@@ -86,19 +43,19 @@ def call(
     inputs : dict
         Arrays by name.
     out : array, or tuple of arrays or None
-        One per output of the kernel.
+        As many as the kernel has outputs.
     backend : str or module
     sizes : dict
-        Sizes that no input tells.
+        Sizes that no input has.
     without : collection of str
         Outputs that are not wanted.
     added : collection of str
-        Outputs to add to, besides those marked in `SHAPES`.
+        Outputs, besides those marked in the table, that are added to.
     strided : collection of str
         Outputs whose layout `arrange` checks; the others must be contiguous.
     arrange : function of the dicts of inputs, outputs and sizes
-        Brings the arrays in the dicts into the layout that the kernel needs, and returns further constants. It
-        may allocate outputs. Without it, all inputs are made contiguous.
+        Brings the arrays into the layout that the kernel wants, in the dicts, and returns further constants;
+        else all inputs become contiguous. It may allocate outputs.
     **constants
         The kernel's other arguments.
 
@@ -135,7 +92,7 @@ def call(
 
 
 def check_inputs(kernel, read, inputs, sizes):
-    """The inputs as arrays, their common dtype, and where each size comes from; fills in `sizes`."""
+    """The inputs as arrays, their one dtype, and what told each size; `sizes` is filled from their shapes."""
     arrays, dtype, of_dtype, sources = {}, None, "", {}
     for argument in read:
         name, value = argument.name, inputs[argument.name]
@@ -145,13 +102,13 @@ def check_inputs(kernel, read, inputs, sizes):
         array = np.asarray(value)
         if name in COUNTS or name == "lengths":
             if array.dtype.kind not in "iu":
-                raise TypeError(f"{name} must be of an integer dtype, preferably int32, not {array.dtype}")
+                raise TypeError(f"{name} must be of an integer dtype, int32 at best, not {array.dtype}")
         elif array.dtype not in FLOATS:
             raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
         elif dtype is None:
             dtype, of_dtype = array.dtype, name
         elif array.dtype != dtype:
-            raise TypeError(f"{name} is {array.dtype} and {of_dtype} is {dtype}: they must have one dtype")
+            raise TypeError(f"{name} is {array.dtype} and {of_dtype} {dtype}: they must have one dtype")
         _match(kernel, argument, array, sizes, sources)
         arrays[name] = array
     for name, array in arrays.items():
@@ -161,7 +118,7 @@ def check_inputs(kernel, read, inputs, sizes):
 
 
 def _match(kernel, argument, array, sizes, sources):
-    """Compare a shape with the sizes known so far, and note those that are new."""
+    """Hold a shape against the sizes known so far, and learn those that are not."""
     wanted = f"{argument.name}[{', '.join(argument.sizes)}]"
     if array.ndim != len(argument.sizes):
         raise ValueError(f"{kernel} takes {wanted}, not {argument.name} of shape {array.shape}")
@@ -176,20 +133,18 @@ def _match(kernel, argument, array, sizes, sources):
 
 
 def _int32(name, array, sizes):
-    """The array as int32; values that do not fit are out of range, rather than wrapped."""
+    """int32 without wrapping: what does not fit is out of range."""
     if array.dtype == np.int32:
         return array
     if array.size and not (-(2**31) <= array.min() and array.max() < 2**31):
         if name in COUNTS:
             _refuse_index({name: array}, 0, sizes)
-        raise IndexError(
-            f"{name} has values from {array.min()} to {array.max()}, which do not fit in 32 bits"
-        )
+        raise IndexError(f"{name} has values from {array.min()} to {array.max()}, which 32 bits do not hold")
     return array.astype(np.int32)
 
 
 def _refuse_index(arrays, first, sizes):
-    """Raise IndexError for the first value, from index `first` on, that is out of range."""
+    """IndexError for the first value from index `first` on that is out of range."""
     for name, (size, whole) in COUNTS.items():
         if name in arrays:
             values, limit = arrays[name][first:], sizes[size]
@@ -201,7 +156,7 @@ def _refuse_index(arrays, first, sizes):
 
 
 def _given(wanted, out, without):
-    """The outputs by name; None where the caller gave none."""
+    """The outputs by name, None where the caller gave none."""
     names = [argument.name for argument in wanted]
     if len(names) == 1:
         out = (out,)
@@ -217,11 +172,11 @@ def _given(wanted, out, without):
 
 
 def check_output(name, array, dtype, shape=None, contiguous=True):
-    """Raise TypeError or ValueError unless the kernel can write to the array as it is."""
+    """TypeError or ValueError unless the array can be written to as it is."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"out for {name} must be a NumPy array, not {type(array).__name__}")
     if array.dtype != dtype:
-        raise TypeError(f"out for {name} must be {dtype}, as the inputs are, not {array.dtype}")
+        raise TypeError(f"out for {name} must be {dtype} as the inputs are, not {array.dtype}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"out for {name} must have shape {shape}, not {array.shape}")
     if not array.flags.writeable:
@@ -235,7 +190,7 @@ def check_output(name, array, dtype, shape=None, contiguous=True):
 
 
 def check_overlap(outputs, inputs):
-    """Raise ValueError if an output shares memory with an input or with another output."""
+    """ValueError if an output shares memory with an input or with another output."""
     given = [(name, array) for name, array in outputs.items() if array is not None]
     for i, (name, array) in enumerate(given):
         for other, against in [*inputs.items(), *given[:i]]:
@@ -260,7 +215,7 @@ def contiguous(array):
 
 
 def row_stride(array):
-    """The distance between rows, in elements, if they are contiguous and do not overlap; else None."""
+    """Elements from row to row of an array whose rows are contiguous and do not overlap, else None."""
     if not array.flags.aligned:
         return None
     row, expected = 1, array.itemsize

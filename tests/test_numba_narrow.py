@@ -11,7 +11,8 @@ import pytest
 numba = pytest.importorskip("numba")
 
 import microgpt_fast  # noqa: E402
-from microgpt_fast.backends import numba_backend, numba_micro, numba_simd  # noqa: E402
+from microgpt_fast import parameters  # noqa: E402
+from microgpt_fast.backends import numba_backend, numba_general, numba_layout, numba_narrow, numba_simd  # noqa: E402
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.config import GPTConfig  # noqa: E402
 
@@ -61,9 +62,9 @@ def trained(engine, job, steps=STEPS, calls=1):
     return losses, params, m, v
 
 
-def assert_parity(job):
+def assert_parity(job, path="narrow"):
     config, _, dtype = job
-    assert numba_micro.train_steps_for(config)
+    assert numba_backend.Engine(config, dtype).path == path
     for steps in (1, STEPS):
         got = trained(numba_backend.Engine(config, dtype), job, steps)
         wanted = trained(twin.Engine(config, np.float64), (*job[:2], np.float64), steps)
@@ -131,13 +132,71 @@ def test_denormal_moments_become_zero_and_the_process_keeps_its_own():
     "change", [dict(block_size=65), dict(n_embd=64), dict(n_embd=24, n_head=6), dict(n_head=8)], ids=str
 )
 def test_other_models_take_the_general_path(change):
-    assert numba_micro.train_steps_for(GPTConfig(27, **change)) is None
+    config = GPTConfig(27, **change)
+    assert not numba_narrow.serves(config) and numba_general.serves(config)
+    assert numba_backend.Engine(config, np.float64).path == "general"
+
+
+def test_a_path_is_not_to_be_chosen():
+    engine = numba_backend.Engine(GPTConfig(27), np.float32)
+    assert engine.path == "narrow" and twin.Engine(GPTConfig(27), np.float32).path == "composed"
+    with pytest.raises(AttributeError):
+        engine.path = "general"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(name="attn_query"), dict(name="attn_wo"), dict(tied_to="attn_wo"), dict(shape=(8, 16))],
+    ids=str,
+)
+def test_a_model_with_other_parameters_is_composed_of_kernels(monkeypatch, change):
+    """What jitted code knows of the table of parameters it asks; what it does not know it does not serve."""
+    whole = parameters.of_a_layer
+
+    def changed(config):
+        first, *others = whole(config)
+        return (first._replace(**change), *others)
+
+    config = GPTConfig(27)
+    monkeypatch.setattr(numba_layout, "of_a_layer", changed)
+    assert not numba_narrow.serves(config) and not numba_general.serves(config)
+    assert numba_backend.Engine(config, np.float64).path == "composed"
+
+
+@pytest.mark.parametrize(("path", "n_embd"), [("narrow", 16), ("general", 24)])
+def test_where_parameters_lie_is_read_from_their_table(monkeypatch, path, n_embd):
+    """The twin goes by names: the same table in another order is the same model."""
+    whole = parameters.of_a_layer
+
+    def reordered(config):
+        return sorted(whole(config), key=lambda p: (not p.name.startswith("mlp"), p.name == "attn_wo"))
+
+    for module in (parameters, numba_layout):
+        monkeypatch.setattr(module, "of_a_layer", reordered)
+    config = GPTConfig(29, n_layer=2, n_embd=n_embd, block_size=13)
+    assert [name for name in config.shapes() if name.startswith("layer1")][0] == "layer1.mlp_fc1"
+    assert_parity((config, 3, np.float64), path)
+
+
+def test_everything_works_composed_of_kernels(monkeypatch):
+    monkeypatch.setattr(numba_layout, "OF_A_LAYER", ())
+    assert_parity(JOBS["wide-two-heads"], "composed")
+    assert_parity(JOBS["two-heads"], "composed")
+    config, B, dtype = JOBS["wide-two-heads"]
+    params, *documents = batch(config, B)
+    results = []
+    for backend in (numba_backend, twin):
+        engine, gradient = backend.Engine(config, dtype), np.zeros_like(params)
+        losses = engine.forward(params, *documents), engine.backward(gradient, params, *documents)
+        results.append([*losses, gradient, engine.decoder(params).step(3, 0)])
+    for x, y in zip(*results):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * abs(y).max())
 
 
 WIDTHS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import test_numba_micro as t
+import test_numba_narrow as t
 for name in sys.argv[2:]:
     t.assert_parity(t.JOBS[name])
 print(t.numba_simd.VECTOR_BYTES)

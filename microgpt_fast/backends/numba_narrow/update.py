@@ -1,10 +1,10 @@
 """What a narrow model's training steps end with: weights take their gradients from all rows, and move."""
 
-from .composed import RELU2
-from .numba_compile import helper, inline
-from .numba_micro_layout import DH, DQ, DX, DX1, H1, H2, HIDDEN, SQUARED, O
-from .numba_rows import load_column, load_row, repeat, row_width, tile_height, zero_row, zero_rows
-from .numba_simd import fma, sqrt, store
+from ..numba_activations import RELU2
+from ..numba_compile import helper, inline
+from ..numba_rows import load_column, load_row, repeat, row_width, tile_height, zero_row, zero_rows
+from ..numba_simd import fma, sqrt, store
+from .layout import PLANE
 
 
 @inline
@@ -41,13 +41,14 @@ def _update_embeddings(s, rows, N, at, adam):
     """wte and wpe move; their gradients are sums of dx0 over the rows with the token or position."""
     C = row_width(s)
     grads, dx0 = s + at.embedding_grads, s + at.dx0
+    dwte, dwpe = grads + at.w.wte, grads + at.w.wpe
     for t in range(N):
         d = load_row(dx0 + t * C)
-        token, position = grads + rows[at.tokens + t] * C, grads + (at.V + rows[at.positions + t]) * C
+        token, position = dwte + rows[at.tokens + t] * C, dwpe + rows[at.positions + t] * C
         store(token, 0, load_row(token) + d)
         store(position, 0, load_row(position) + d)
-    for i in range(0, (at.V + at.T) * C, C):
-        _adam_row(s + i, load_row(grads + i), at.size, adam)
+    for i in range(0, at.embeddings, C):
+        _adam_row(s + i, load_row(grads + i), at.w.size, adam)
         store(grads, i, zero_row(s))
 
 
@@ -56,15 +57,16 @@ def update_all(s, rows, N, at, adam):
     """Every weight moves. adam is (beta1, 1 - beta1, beta2, 1 - beta2, rate, epsilon, 1 - lr weight_decay),
     with the corrections 1 - beta^step of both moments in rate and epsilon."""
     C, tile = row_width(s), s + at.tile
-    _update(s + at.head, at.width, C, s + at.logits, at.width, s + at.x, C, N, tile, at.size, adam)
+    _update(s + at.w.lm_head, at.width, C, s + at.logits, at.width, s + at.x, C, N, tile, at.w.size, adam)
     for layer in range(at.L):
-        y, w = s + (at.layer + layer * at.layer_size), s + (at.w_layer + layer * 12 * C * C)
-        a = y + (SQUARED if at.activation == RELU2 else HIDDEN) * at.plane
+        y, w = s + (at.layers + layer * at.layer_size), s + (at.w.layers + layer * at.w.layer_size)
+        a = y + (PLANE.squared if at.activation == RELU2 else PLANE.r) * at.plane
         for j in range(3):
-            dq, h1 = y + (DQ + j) * at.plane, y + H1 * at.plane
-            _update(w + j * C * C, C, C, dq, C, h1, C, N, tile, at.size, adam)
-        dx1, o, df, h2 = y + DX1 * at.plane, y + O * at.plane, y + DH * at.plane, y + H2 * at.plane
-        _update(w + 3 * C * C, C, C, dx1, C, o, C, N, tile, at.size, adam)
-        _update(w + 4 * C * C, 4 * C, C, df, 4 * C, h2, C, N, tile, at.size, adam)
-        _update(w + 8 * C * C, C, 4 * C, y + DX * at.plane, C, a, 4 * C, N, tile, at.size, adam)
+            dq, h1 = y + (PLANE.dq + j) * at.plane, y + PLANE.h1 * at.plane
+            _update(w + (at.w.attn_wq + j * C * C), C, C, dq, C, h1, C, N, tile, at.w.size, adam)
+        dx, dx1, o = y + PLANE.dx * at.plane, y + PLANE.dx1 * at.plane, y + PLANE.o * at.plane
+        dh, h2 = y + PLANE.dh * at.plane, y + PLANE.h2 * at.plane
+        _update(w + at.w.attn_wo, C, C, dx1, C, o, C, N, tile, at.w.size, adam)
+        _update(w + at.w.mlp_fc1, 4 * C, C, dh, 4 * C, h2, C, N, tile, at.w.size, adam)
+        _update(w + at.w.mlp_fc2, C, 4 * C, dx, C, a, 4 * C, N, tile, at.w.size, adam)
     _update_embeddings(s, rows, N, at, adam)
