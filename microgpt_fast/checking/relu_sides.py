@@ -8,6 +8,9 @@ from ..backends import numpy_backend
 from ..backends.composed import ComposedEngine
 
 
+RECTIFIERS = ("relu", "relu2")  # activations with two sides
+
+
 class ChangedSide(NamedTuple):
     """One ReLU, and its pre-activation in float64 and in float32.
 

@@ -17,7 +17,7 @@ from ..data.load import BUILTIN
 from ..reference import ReferenceGPT, initial_parameters
 from ..training.trainer import Trainer
 from .differences import Difference, difference, ordered
-from .relu_sides import first_changed_side
+from .relu_sides import RECTIFIERS, first_changed_side
 
 FLOOR = 0.01
 PRINTED_STEPS = 1000  # beyond these the rounding of fast numerics begins to show
@@ -238,7 +238,7 @@ class Verification:
         gradient = np.zeros_like(parameters)
         losses = model.engine.backward(gradient, parameters, corpus.tokens, *batch)
         changed = None
-        if self.dtype == np.float32:
+        if self.dtype == np.float32 and model.config.activation in RECTIFIERS:
             changed = first_changed_side(model.backend, model.config, before[0], corpus.tokens, *batch)
             if changed:
                 self.changed_sides[step + 1] = changed

@@ -3,7 +3,7 @@
 import signal
 from contextlib import contextmanager
 
-from ...config import UsageError
+from ...config import ACTIVATIONS, UsageError
 from ...messages import tell
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
@@ -35,7 +35,7 @@ CONSTANTS = {
     "seed": (int, "seed of document order, initial parameters and samples"),
     "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
-    "activation": (str, "relu or relu2"),
+    "activation": (str, f"of the feed-forward layers: {', '.join(ACTIVATIONS)}"),
     "dtype": (str, "float64 or float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
