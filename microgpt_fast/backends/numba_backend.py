@@ -40,7 +40,9 @@ def path_of(config, numerics="fast"):
     """The path that computes a model: "narrow", "general" or "composed"; None for exact numerics."""
     if numerics == "exact":
         return None
-    return "narrow" if numba_narrow.serves(config) else "general" if numba_general.serves(config) else "composed"
+    return (
+        "narrow" if numba_narrow.serves(config) else "general" if numba_general.serves(config) else "composed"
+    )
 
 
 # ---- gemm

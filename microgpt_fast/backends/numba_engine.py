@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import numba_general, numba_narrow
+from . import numba_narrow
 from .composed import ComposedEngine, Decoder
 
 
@@ -23,7 +23,9 @@ class JitEngine(ComposedEngine):
 
     def __init__(self, kernels, config, dtype, numerics="fast", threads=1):
         super().__init__(kernels, config, dtype, numerics, threads)
-        self._spare = defaultdict(list)  # for a layout: rows, documents and workspace, of those that no call uses
+        self._spare = defaultdict(
+            list
+        )  # for a layout: rows, documents and workspace, of those that no call uses
         self._path = kernels.path_of(config)
 
     @property

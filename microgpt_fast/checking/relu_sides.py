@@ -7,7 +7,6 @@ import numpy as np
 from ..backends import numpy_backend
 from ..backends.composed import ComposedEngine
 
-
 RECTIFIERS = ("relu", "relu2")  # activations with two sides
 
 

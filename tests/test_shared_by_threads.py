@@ -1,0 +1,103 @@
+"""One object in several Python threads: results are those of serial calls, or a RuntimeError says what to do."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import microgpt_fast as mg
+from microgpt_fast import backends
+from microgpt_fast.config import GPTConfig
+from microgpt_fast.model import GPT
+
+TEXTS = ["anna", "bob", "hannah", "otto", "ann", "bab", "noah", "hanno"]
+
+
+@pytest.fixture(params=[("float32", 1), ("float32", 2), ("float64", 2)], ids=str)
+def model(request, backend):
+    """A model large enough that calls overlap, with and without a pool."""
+    dtype, threads = request.param
+    config = GPTConfig(8, n_layer=2, n_embd=64, block_size=16)
+    model = GPT(
+        config,
+        mg.Tokenizer("abhnot "),
+        dtype=dtype,
+        backend=backends.name_of(backend),
+        numerics="fast",
+        threads=threads,
+    )
+    model.parameters[:] = np.random.default_rng(1).normal(0, 0.3, config.num_params)
+    return model
+
+
+def in_threads(ask, count=160, threads=8):
+    """What `ask` answers for 0 .. count - 1 when eight threads ask at once."""
+    barrier = threading.Barrier(threads)
+
+    def begin():
+        barrier.wait()
+
+    with ThreadPoolExecutor(threads, initializer=begin) as pool:
+        return list(pool.map(ask, range(count)))
+
+
+@pytest.mark.parametrize("what", ["logits", "score", "generate", "together", "loss"])
+def test_calls_from_threads_answer_as_serial_ones(model, what):
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(0, 8, 400).astype(np.int32)
+    starts, lengths = np.arange(0, 320, 20), rng.integers(1, 17, 16).astype(np.int32)
+
+    def ask(i):
+        i %= 8
+        if what == "logits":
+            return model.logits(model.tokenizer.encode(TEXTS[i])).tobytes()
+        if what == "score":
+            return mg.score(model, TEXTS[: 1 + i]).surprises.tobytes()
+        if what == "generate":
+            return mg.generate(model, 3, seed=i)
+        if what == "together":
+            return mg.generate(model, 5, seed=i, batch_size=3)
+        part = slice(i, 2 * i + 1)
+        gradient = np.zeros_like(model.parameters)
+        losses = model.engine.backward(gradient, model.parameters, tokens, starts[part], lengths[part])
+        return losses.tobytes() + gradient.tobytes()
+
+    wanted = [ask(i) for i in range(8)]
+    for i, answer in enumerate(in_threads(ask)):
+        assert answer == wanted[i % 8]
+
+
+def until_refused(use):
+    """Two threads use one object until one is refused; the error, or None where that never happens."""
+    errors = []
+
+    def loop():
+        for _ in range(2000):
+            try:
+                use()
+            except RuntimeError as error:
+                errors.append(str(error))
+            if errors:
+                return
+
+    threads = [threading.Thread(target=loop) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors[0] if errors else None
+
+
+def test_a_decoder_and_a_random_stream_belong_to_one_thread_at_a_time():
+    compiled = pytest.importorskip("microgpt_fast.backends.cython_backend")
+    config = GPTConfig(8, n_layer=4, n_embd=128, block_size=64)
+    engine, params = compiled.Engine(config, "float32"), np.zeros(config.num_params, "float32")
+    decoder, random = engine.decoder(params), compiled.Random(1)
+    assert "Decoder is at work in another thread" in until_refused(
+        lambda: decoder.generate(compiled.Random(1), 7, 1.0)
+    )
+    assert "Random is at work in another thread" in until_refused(
+        lambda: engine.decoder(params).generate(random, 7, 1.0)
+    )
+    assert decoder.generate(random, 7, 1.0).size <= 64  # both are free again
