@@ -5,6 +5,7 @@ documents end to end, how many each has, and whether the first of them continues
 """
 
 import codecs
+import io
 import os
 import sys
 
@@ -117,10 +118,9 @@ def decode(name, file):
         yield text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def read_text(path):
-    """The whole text of a file; see `decode`."""
-    with open(path, "rb") as file:
-        return "".join(decode(path, file))
+def decoded(name, data):
+    """The text of some bytes; see `decode`."""
+    return "".join(decode(name, io.BytesIO(data)))
 
 
 def read_characters(name, file):
