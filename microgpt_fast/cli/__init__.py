@@ -73,6 +73,7 @@ def run(options, stdout):
 
     from ..backends import BackendError
 
+    stdout.is_raw = bool(getattr(options, "raw", False))
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported once, by training and by sampling
             return module_of(options.command).run(options, stdout)

@@ -2,7 +2,7 @@
 
 import os
 
-from .common import add_constants, users_file
+from .common import add_constants, add_raw, users_file
 
 WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
 
@@ -24,6 +24,7 @@ def add_arguments(parser):
         "--batch-size", metavar="N", type=int,
         help="draw so many samples at once, each from its own stream of the seed (default: one after another)",
     )  # fmt: skip
+    add_raw(parser)
     add_constants(parser, ("num_samples", "temperature", "seed"), "those the model was trained with")
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .common import users_file
+from .common import add_raw, users_file
 from .sample import model_file
 
 
@@ -14,6 +14,7 @@ def add_arguments(parser):
     parser.add_argument("--data-mode", choices=("lines", "stream"), help="default: as the model was trained")
     parser.add_argument("--per-document", action="store_true", help="the surprise at each document, too")
     parser.add_argument("--per-token", action="store_true", help="the surprise at each token, too")
+    add_raw(parser)
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
