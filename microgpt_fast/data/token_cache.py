@@ -35,7 +35,7 @@ def cached(files, mode, tokenizer, bos, name):
     Parameters
     ----------
     files
-        See `text.find_files`.
+        See `files.find_files`.
     mode, tokenizer, bos
         See `load_corpus`; `mode` is not "auto" any more.
     name : str
