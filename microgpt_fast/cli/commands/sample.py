@@ -2,6 +2,7 @@
 
 import os
 
+from ...config import UsageError
 from .common import add_constants, add_raw, users_file
 
 WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
@@ -49,4 +50,5 @@ def model_file(path):
         for name in (BEST, LAST):
             if os.path.exists(os.path.join(path, name)):
                 return os.path.join(path, name)
+        raise UsageError(f"{path}: a folder without a model: there is no {BEST} and no {LAST}")
     return path
