@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast import cli
-from microgpt_fast.config import UsageError
-from microgpt_fast.data import files, text, token_cache
+from microgpt_fast.data import files, text
 from microgpt_fast.data import load as data
 from microgpt_fast.data.load import load_corpus
 from microgpt_fast.data.text import DataError, looks_like_a_stream
@@ -65,60 +64,6 @@ def test_documents_do_not_depend_on_how_the_text_is_read(content, piece, cached,
         check_layout(corpus)
         parts = np.split(corpus.tokens, corpus.offsets[1:-1])
         assert [bytes((part[1:-1] - 1).tolist()) for part in parts] == expected
-
-
-@pytest.mark.parametrize("count, dtype", [(100, "uint8"), (1000, "uint16"), (70000, "int32")])
-def test_the_cache_takes_the_smallest_type_that_holds_the_ids(count, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    chars = "".join(map(chr, range(0x10000, 0x10000 + count)))
-    (tmp_path / "text").write_text(f"plain\n{chars}\n", encoding="utf-8")
-    corpus = load_corpus(tmp_path / "text")
-    assert corpus.tokens.dtype == dtype and documents(corpus) == ["plain", chars]
-
-
-def test_the_cache_is_found_by_content(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\ntwo\n")
-    (tmp_path / "b").write_text("one\ntwo\n")
-    first = load_corpus(tmp_path / "a")
-    assert isinstance(first.tokens, np.memmap)
-    monkeypatch.setattr(token_cache, "_write", None)  # it is not called again
-    assert documents(load_corpus(tmp_path / "b")) == ["one", "two"]
-    monkeypatch.undo()
-    monkeypatch.setenv("MICROGPT_FAST_CACHE", str(cache))
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "b").write_text("one\ntwi\n")
-    assert documents(load_corpus(tmp_path / "b")) == ["one", "twi"]
-    load_corpus(tmp_path / "b", mode="stream")
-    assert len(os.listdir(cache)) == 3
-
-
-def test_a_damaged_cache_is_made_again(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\ntwo\n")
-    load_corpus(tmp_path / "a")
-    (entry,) = cache.iterdir()
-    for name, content in (("tokens.bin", b"\0"), ("offsets.bin", b""), ("about.json", b"{")):
-        (entry / name).write_bytes(content)
-        assert documents(load_corpus(tmp_path / "a")) == ["one", "two"]
-    assert sorted(os.listdir(entry)) == ["about.json", "offsets.bin", "tokens.bin"]
-
-
-def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\n")
-    monkeypatch.setenv("MICROGPT_FAST_CACHE", str(tmp_path / "a" / "b"))
-    with pytest.raises(UsageError, match="cannot write the cache of tokens.*MICROGPT_FAST_CACHE"):
-        load_corpus(tmp_path / "a")
-
-
-def test_errors_leave_nothing_in_the_cache(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    for content, message in ((b"ab\n\xff", "0xff at offset 3"), (b" \n", "no documents")):
-        (tmp_path / "a").write_bytes(content)
-        with pytest.raises(DataError, match=message):
-            load_corpus(tmp_path / "a")
-    assert os.listdir(cache) == []
 
 
 def test_the_place_of_an_error_is_counted_over_pieces(tmp_path, monkeypatch):
