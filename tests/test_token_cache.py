@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microgpt_fast import cli
 from microgpt_fast.config import UsageError
 from microgpt_fast.data import cache_folder, token_cache, token_entry
 from microgpt_fast.data import load as data
@@ -254,16 +253,6 @@ def test_what_others_may_have_written_is_not_trusted(words, entry, cache, capfd)
         load_corpus(words)
 
 
-def test_the_usual_folder_is_made_private(words, tmp_path, monkeypatch):
-    monkeypatch.delenv("MICROGPT_FAST_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    folder = tmp_path / "caches" / "microgpt_fast"
-    folder.mkdir(parents=True)
-    folder.chmod(0o775)
-    load_corpus(words)
-    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-
-
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
 def test_what_belongs_to_another_user_is_not_trusted(words, entry, cache, capfd):
     for path in (entry, entry / TOKENS):
@@ -370,34 +359,3 @@ def test_a_text_that_changes_while_it_is_read_is_refused(words, monkeypatch):
     monkeypatch.setattr(token_cache, "_write", write)
     with pytest.raises(DataError, match="words changed while it was read"):
         load_corpus(words)
-
-
-@pytest.mark.parametrize("caches", ["", "relative/path"])
-def test_a_user_without_a_home_has_the_cache_among_temporary_files(
-    words, tmp_path, monkeypatch, caches, capfd
-):
-    monkeypatch.delenv("MICROGPT_FAST_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", caches)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no home
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "temporary").mkdir()
-    assert documents(load_corpus(words)) == TEXT.split()
-    assert sorted(os.listdir(tmp_path)) == ["temporary", "words"]
-    (folder,) = (tmp_path / "temporary").iterdir()
-    assert folder.name.startswith("microgpt_fast-") and stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-
-
-def test_a_usual_folder_that_cannot_be_used_is_said(words, tmp_path, monkeypatch, capfd):
-    monkeypatch.delenv("MICROGPT_FAST_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(words))  # a file
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    load_corpus(words)
-    err = capfd.readouterr().err
-    assert err.count("\n") == 1 and f"not in {words / 'microgpt_fast'}: Not a directory" in err
-
-
-def test_a_home_that_is_not_there_is_one_line(words, monkeypatch, capfd):
-    monkeypatch.setenv("MICROGPT_FAST_CACHE", "~nosuchuser/cache")
-    assert cli.main(["train", "--data", str(words)]) == 2
-    assert "MICROGPT_FAST_CACHE is ~nosuchuser/cache, but there is no such home" in capfd.readouterr().err
