@@ -200,7 +200,7 @@ def test_version_and_help(run):
         ("train --save /dev/null", "cannot write /dev/null: Not a regular file"),
         ("sample", "--model"),
         ("sample --model missing", "cannot read missing: No such file"),
-        ("sample --model folder", "cannot read folder: Is a directory"),
+        ("sample --model folder", "folder: a folder without a model"),
         ("sample --model binary", "binary: not a model file"),
         ("info --jsno", "--json"),
     ],

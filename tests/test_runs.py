@@ -193,7 +193,7 @@ def test_mistakes_in_a_configuration_are_named(content, message, run):
         ("train --resume missing", "no run to resume"),
         ("train --resume missing --preset microgpt", "leave out --preset"),
         ("train --config missing", "cannot read missing"),
-        ("train --data text.txt missing", "cannot read text.txt missing: No such file"),
+        ("train --data text.txt missing", "cannot read missing: No such file"),
         ("train --patience 3", "val_fraction above 0"),
         ("train --time-budget soon", "60s, 10m, 1h"),
         ("train --out text.txt/x", "cannot write text.txt/x"),

@@ -4,9 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from microgpt_fast.config import UsageError
+from microgpt_fast import cli
+from microgpt_fast.data import files, text
 from microgpt_fast.data import load as data
-from microgpt_fast.data import text, token_cache
 from microgpt_fast.data.load import load_corpus
 from microgpt_fast.data.text import DataError, looks_like_a_stream
 
@@ -51,71 +51,19 @@ def test_documents_do_not_depend_on_how_the_text_is_read(content, piece, cached,
     path.write_bytes(content)
     everything = io.StringIO(content.decode(), newline=None).read()
     lines = [line.strip() for line in everything.split("\n") if line.strip()]
-    for mode, expected in (("lines", lines), ("stream", [everything])):
+    for mode, expected in (("lines", lines), ("stream", [everything.removeprefix("\ufeff")])):
         corpus = load_corpus(path, mode=mode)
         check_layout(corpus)
         assert documents(corpus) == expected and corpus.mode == mode
         assert corpus.tokenizer.chars == "".join(sorted(set("".join(expected))))
-    raw = [line.strip() for line in content.split(b"\n") if line.strip()]
+    content = content.removeprefix("\ufeff".encode())
+    split = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    raw = [line.strip() for line in split if line.strip()]
     for mode, expected in (("lines", raw), ("stream", [content])):
         corpus = load_corpus(path, mode=mode, tokenizer="byte", bos="first")
         check_layout(corpus)
         parts = np.split(corpus.tokens, corpus.offsets[1:-1])
         assert [bytes((part[1:-1] - 1).tolist()) for part in parts] == expected
-
-
-@pytest.mark.parametrize("count, dtype", [(100, "uint8"), (1000, "uint16"), (70000, "int32")])
-def test_the_cache_takes_the_smallest_type_that_holds_the_ids(count, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    chars = "".join(map(chr, range(0x10000, 0x10000 + count)))
-    (tmp_path / "text").write_text(f"plain\n{chars}\n", encoding="utf-8")
-    corpus = load_corpus(tmp_path / "text")
-    assert corpus.tokens.dtype == dtype and documents(corpus) == ["plain", chars]
-
-
-def test_the_cache_is_found_by_content(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\ntwo\n")
-    (tmp_path / "b").write_text("one\ntwo\n")
-    first = load_corpus(tmp_path / "a")
-    assert isinstance(first.tokens, np.memmap)
-    monkeypatch.setattr(token_cache, "_write", None)  # it is not called again
-    assert documents(load_corpus(tmp_path / "b")) == ["one", "two"]
-    monkeypatch.undo()
-    monkeypatch.setenv("MICROGPT_FAST_CACHE", str(cache))
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "b").write_text("one\ntwi\n")
-    assert documents(load_corpus(tmp_path / "b")) == ["one", "twi"]
-    load_corpus(tmp_path / "b", mode="stream")
-    assert len(os.listdir(cache)) == 3
-
-
-def test_a_damaged_cache_is_made_again(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\ntwo\n")
-    load_corpus(tmp_path / "a")
-    (entry,) = cache.iterdir()
-    for name, content in (("tokens.bin", b"\0"), ("offsets.bin", b""), ("about.json", b"{")):
-        (entry / name).write_bytes(content)
-        assert documents(load_corpus(tmp_path / "a")) == ["one", "two"]
-    assert sorted(os.listdir(entry)) == ["about.json", "offsets.bin", "tokens.bin"]
-
-
-def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    (tmp_path / "a").write_text("one\n")
-    monkeypatch.setenv("MICROGPT_FAST_CACHE", str(tmp_path / "a" / "b"))
-    with pytest.raises(UsageError, match="cannot write the cache of tokens.*MICROGPT_FAST_CACHE"):
-        load_corpus(tmp_path / "a")
-
-
-def test_errors_leave_nothing_in_the_cache(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "CACHED_FROM", 0)
-    for content, message in ((b"ab\n\xff", "0xff at offset 3"), (b" \n", "no documents")):
-        (tmp_path / "a").write_bytes(content)
-        with pytest.raises(DataError, match=message):
-            load_corpus(tmp_path / "a")
-    assert os.listdir(cache) == []
 
 
 def test_the_place_of_an_error_is_counted_over_pieces(tmp_path, monkeypatch):
@@ -172,6 +120,144 @@ def test_the_mode_is_chosen_with_a_note(tmp_path):
     assert "stream" in prose.note and "blank" in prose.note and "lines" in names.note
     assert "--data-mode stream" in load_corpus(tmp_path / "prose").note
     assert load_corpus(tmp_path / "names").note is None
+
+
+def test_the_mode_counts_tokens_not_bytes(tmp_path):
+    verse = "\u4e00\u4e8c\u4e09\u56db\u4e94\uff0c\u516d\u4e03\u516b\u4e5d\u5341\u3002\n"  # 12 characters, 36 bytes
+    (tmp_path / "verses").write_text(verse * 50, encoding="utf-8")
+    assert load_corpus(tmp_path / "verses", mode="auto", block_size=16).mode == "lines"
+    assert load_corpus(tmp_path / "verses", mode="auto", block_size=16, tokenizer="byte").mode == "stream"
+
+
+def test_the_mode_is_that_of_most_of_a_folder_not_of_its_first_file(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a_readme").write_text("anna\n")
+    for number in range(5):
+        (folder / f"chapter{number}").write_text("a line of a chapter that is longer than a block\n" * 9)
+    assert load_corpus(folder, mode="auto").mode == "stream"
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_in_any_text_file(tokenizer, end, tmp_path):
+    (tmp_path / "names").write_bytes("".join(f"{name}{end}" for name in ("anna", "bob", "carol")).encode())
+    for mode in ("lines", "auto"):
+        corpus = load_corpus(tmp_path / "names", mode=mode, tokenizer=tokenizer)
+        assert documents(corpus) == ["anna", "bob", "carol"] and corpus.mode == "lines"
+    assert load_corpus(tmp_path / "names", tokenizer=tokenizer).note is None
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("mode", ["lines", "stream"])
+def test_a_byte_order_mark_is_said_and_kept_where_the_original_keeps_it(tokenizer, mode, tmp_path):
+    (tmp_path / "a").write_text("\ufeffanna\nbob", encoding="utf-8")
+    corpus = load_corpus(tmp_path / "a", mode=mode, tokenizer=tokenizer)
+    is_kept = (mode, tokenizer) == ("lines", "char")
+    expected = {"lines": ["anna", "bob"], "stream": ["anna\nbob"]}[mode]
+    assert documents(corpus) == (["\ufeffanna", "bob"] if is_kept else expected)
+    assert "a begins with a byte order mark" in corpus.note and ("kept" in corpus.note) == is_kept
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_utf16_is_named(encoding, tmp_path):
+    (tmp_path / "a").write_text("anna\nbob\ncarol\n" * 9, encoding=encoding)
+    if encoding == "utf-32-be":
+        (tmp_path / "a").write_bytes(b"\0\0\xfe\xff" + (tmp_path / "a").read_bytes())
+    with pytest.raises(DataError, match="a: not UTF-8 text: it begins like UTF-16.*iconv"):
+        load_corpus(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"x\0y\0\0\n" * 9)
+    assert len(load_corpus(tmp_path / "a")) == 9  # NULs alone do not make it
+
+
+def test_blanks_within_a_line_take_linear_time(monkeypatch):
+    """Each piece of a long run of white space is looked at once, not again with each piece that follows."""
+    seen = []
+    monkeypatch.setattr(
+        np, "concatenate", lambda parts, f=np.concatenate: seen.append(len(parts)) or f(parts)
+    )
+    pieces = [np.frombuffer(piece, np.uint8) for piece in (b"ab ", *[b" " * 9] * 200, b" c\n")]
+    parts = [*text.lines(pieces, text.byte_spaces())]
+    assert b"".join(codes.tobytes() for codes, _, _ in parts) == b"ab" + b" " * 1802 + b"c"
+    assert seen == [202]
+
+
+def texts_with_a_run(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "run").mkdir(parents=True)
+    (folder / "book").write_text("words\n")
+    for name in (*files.RUN_FILES, "plot.png"):
+        (folder / "run" / name).write_bytes(b"\xff")
+    return folder
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_a_run_within_the_data_is_left_out_and_said(tokenizer, tmp_path):
+    folder = texts_with_a_run(tmp_path)
+    corpus = load_corpus(folder, tokenizer=tokenizer)
+    assert documents(corpus) == ["words"]
+    assert corpus.note == f"left out of the data: {folder / 'run'} (a run)"
+
+
+def test_a_run_in_the_very_folder_of_the_data_and_models_are_left_out(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "book").write_text("words\n")
+    (folder / "model.safetensors").write_bytes(b"\xff")
+    assert "model.safetensors (a model)" in load_corpus(folder).note
+    for name in files.RUN_FILES:
+        (folder / name).write_bytes(b"\xff")
+    corpus = load_corpus(folder)
+    assert documents(corpus) == ["words"] and "of a run" in corpus.note and "and 3 more" in corpus.note
+
+
+def test_the_files_of_a_run_are_known():
+    from microgpt_fast.training import runs
+
+    assert files.RUN == (runs.CONFIG, runs.METRICS)
+    assert set(files.RUN_FILES) == {runs.CONFIG, runs.METRICS, runs.LAST, runs.BEST, runs.SAMPLES}
+
+
+def test_links_to_folders_and_pipes_in_a_folder_are_left_out_and_said(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "book").write_text("words\n")
+    (folder / "link").symlink_to(tmp_path)  # which leads back here
+    os.mkfifo(folder / "pipe")  # reading it would wait for ever
+    corpus = load_corpus(folder)
+    assert documents(corpus) == ["words"]
+    assert "link (a link to a folder)" in corpus.note and "pipe (no regular file)" in corpus.note
+
+
+def test_the_file_that_is_missing_is_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "gone.txt").symlink_to("/nonexistent/x.txt")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("anna\n")
+    for arguments, missing in (
+        (["a.txt", "missing.txt", "b.txt"], "missing.txt"),
+        (["folder"], "folder/gone.txt"),
+    ):
+        assert cli.main(["train", "--data", *arguments]) == 2
+        assert capfd.readouterr().err == f"microgpt-fast: cannot read {missing}: No such file or directory\n"
+    with pytest.raises(DataError, match="NUL"):
+        load_corpus("a\0b")
+
+
+@pytest.mark.parametrize("stdin", [None, "closed"])
+def test_a_closed_stdin_is_one_line(stdin, monkeypatch, capfd):
+    if stdin:
+        stdin = io.StringIO()
+        stdin.close()
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert cli.main(["train", "--data", "-", "--num-steps", "2"]) == 2
+    assert capfd.readouterr() == ("", "microgpt-fast: stdin is closed: there is nothing to read\n")
+
+
+def test_a_stdin_of_text_is_read(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntw\u00f6"))
+    assert documents(load_corpus("-")) == ["one", "tw\u00f6"]
 
 
 def test_gathered_sequences_are_those_of_the_corpus(tmp_path, monkeypatch):

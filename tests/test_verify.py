@@ -1,5 +1,7 @@
 """`verify`: what it finds the same, what it finds different, and that it says where."""
 
+import ast
+import hashlib
 import re
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from microgpt_fast import backends, cli
 from microgpt_fast.backends import numpy_backend
-from microgpt_fast.checking import relu_sides
+from microgpt_fast.checking import original, relu_sides
 from microgpt_fast.checking.differences import difference
 from microgpt_fast.checking.original import read
 from microgpt_fast.checking.relu_sides import first_changed_side
@@ -284,6 +286,53 @@ def test_what_is_refused_is_never_executed(run, tmp_path):
     code, _, err = run("--original", path)
     assert code == 2 and "line 1" in err and "expected the original's `import`, found: open(" in err
     assert not trace.exists()
+
+
+def test_a_statement_forged_to_look_like_the_originals_is_refused(run, microgpt, tmp_path, monkeypatch):
+    """The few digits that tell where a program departs can be forged; the digest of the whole cannot."""
+    trace = tmp_path / "trace"
+    wanted = original.STATEMENTS.split()
+    forged = f"print(open({str(trace)!r}, 'w'))"
+    [place] = [i for i, word in enumerate(wanted) if word == "print()" and i > 20][:1]
+    digits = hashlib.sha256(f"0 {original._canonical(ast.parse(forged).body[0])}".encode()).hexdigest()[:8]
+    wanted[place + 1] = digits
+    monkeypatch.setattr(original, "STATEMENTS", " ".join(wanted))
+    path = microgpt(('print(f"vocab size: {vocab_size}")', forged))
+    code, out, err = run("--original", path, "--compare-steps", 1)
+    assert (
+        (code, out) == (2, "") and err.count("\n") == 1 and "look like the original's, but are others" in err
+    )
+    assert not trace.exists()
+
+
+def test_nothing_but_the_recognised_statements_is_run(microgpt):
+    program = read(microgpt(("import os ", "'a text'; import os  # a comment\n")))
+    assert "comment" not in program.source and "a text" not in program.source
+    assert "atomic" not in program.source  # of the original's docstring
+    assert ast.dump(ast.parse(program.source)) == ast.dump(ast.parse(read(microgpt()).source))
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("n_layer = 1 ", "n_layer = 'a number' ", "line 75: .*`n_layer = ...`, found: n_layer = 'a number'"),
+        ("n_layer = 1 ", "n_layer = 1.0 ", "line 75"),
+        ("n_layer = 1 ", "n_layer = True ", "line 75"),
+        ("n_layer = 1 ", f"n_layer = {'9' * 5_000} ", "line 75.*4300 digits"),
+        ("n_layer = 1 ", "n_layer = 999999999 ", "n_layer = 999999999.* more than the 2,000,000 parameters"),
+        ("n_embd = 16", "n_embd = 10**9", "line 76"),
+        ("block_size = 16", "block_size = 2147483647", "block_size = 2147483647: more than"),
+        ("n_head = 4", "n_head = 0", "n_head must be at least 1, not 0"),
+        ("random.seed(42)", f"random.seed(0x{'f' * 5_000})", "seed must be below 10\\*\\*18"),
+        ("0.01, 0.85", "1e999, 0.85", "learning_rate must be a finite number, not inf"),
+        ("0.01, 0.85", "1j, 0.85", "line 147"),
+        ("num_steps = 1000", f"num_steps = 0x{'f' * 5_000}", "num_steps must be below"),
+    ],
+)
+def test_hostile_constants_are_one_line(run, microgpt, old, new, message):
+    path = microgpt((old, new))
+    code, out, err = run("--original", path)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and re.search(message, err)
 
 
 def test_a_difference_from_the_original_is_found(microgpt, words):

@@ -5,7 +5,8 @@ for, the best first.
 """
 
 import importlib
-import sys
+
+from ..messages import tell
 
 BACKENDS = {"cython": "cython_backend", "numba": "numba_backend", "numpy": "numpy_backend"}
 
@@ -93,7 +94,7 @@ def _best():
             continue
         if reasons and name not in _announced:
             _announced.add(name)
-            print(f"microgpt-fast: using the slower {name} backend: {'; '.join(reasons)}", file=sys.stderr)
+            tell(f"using the slower {name} backend: {'; '.join(reasons)}")
         return module
     raise BackendError("no backend can be used: " + "; ".join(reasons))
 

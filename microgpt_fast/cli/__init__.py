@@ -73,6 +73,7 @@ def run(options, stdout):
 
     from ..backends import BackendError
 
+    stdout.is_raw = bool(getattr(options, "raw", False))
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported once, by training and by sampling
             return module_of(options.command).run(options, stdout)
@@ -134,7 +135,9 @@ def parse(arguments=None):
             if reason:
                 raise UsageError(f"there is no option {word}: {reason}")
         near = closest(word, known)
-        if hasattr(options, "data") and os.path.exists(word):
+        if word.endswith((".py", ".toml")):
+            near = "; options can be in a TOML file: --config FILE"
+        elif hasattr(options, "data") and os.path.exists(word):
             near = f"; did you mean --data {word}?"
         raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} {options.command} --help)")
     return options

@@ -1,11 +1,12 @@
 """What the command line writes to stdout: losses and samples."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager
 from time import perf_counter
 
-from ..messages import MachineError
+from ..messages import MachineError, printable
 
 REDRAW_SECONDS = 0.1  # between two progress lines on a terminal
 
@@ -13,36 +14,44 @@ REDRAW_SECONDS = 0.1  # between two progress lines on a terminal
 class Stdout:
     """Standard output: UTF-8 whatever the locale; on a terminal, at most ten step lines per second.
 
+    Files and pipes get every text as it is. A terminal obeys control characters, which a model may have learned
+    from anybody's text: there they are shown escaped, newlines and tabs excepted.
+
     Attributes
     ----------
     survives_pipe : bool
         When the reader of a pipe goes away, work on without output rather than end.
+    is_raw : bool
+        A terminal gets control characters, too.
     is_terminal : bool
     """
 
     def __init__(self):
-        self.survives_pipe = False
+        self.survives_pipe = self.is_raw = False
         self._stream = sys.stdout if sys.stdout is not None else open(os.devnull, "w")
-        try:
-            self._bytes = open(self._stream.fileno(), "wb", closefd=False)
-        except OSError:  # a stand-in for stdout
-            self._bytes = self._stream.buffer
-        self.is_terminal = self._stream.isatty()
+        self._bytes = _bytes_of(self._stream)
+        self.is_terminal = _is_terminal(self._stream)
         self._drawn = float("-inf")
         self._width = 0
         self._pending = ""
 
     def write(self, text):
         """Write a text; a pipe without a reader ends the program, or only its output."""
+        self._write(printable(text, keep="\n\t") if self.is_terminal and not self.is_raw else text)
+
+    def _write(self, text):
         with self._pipe():
-            self._bytes.write(text.encode("utf-8"))
+            if self._bytes is None:
+                self._stream.write(text)
+            else:
+                self._bytes.write(_encoded(text))
 
     def steps(self, step, num_steps, losses):
         r"""Write the lines, each ended by "\r", of the steps up to `step`, of which these are the losses."""
         first = step - len(losses) + 1
         if not self.is_terminal:
             values = [value for pair in zip(range(first, step + 1), losses.tolist()) for value in pair]
-            self.write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
+            self._write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
             self.flush()
             return
         self._pending = f"step {step:4d} / {num_steps:4d} | loss {losses[-1]:.4f}"
@@ -52,7 +61,7 @@ class Stdout:
     def end_steps(self):
         """Show the last step on a terminal."""
         if self._pending:
-            self.write(self._pending.ljust(self._width) + "\r")
+            self._write(self._pending.ljust(self._width) + "\r")
             self.flush()
             self._drawn, self._width, self._pending = perf_counter(), len(self._pending), ""
 
@@ -81,7 +90,8 @@ class Stdout:
         """Pass on what was written."""
         with self._pipe():
             self._stream.flush()
-            self._bytes.flush()
+            if self._bytes is not None:
+                self._bytes.flush()
 
     @contextmanager
     def _pipe(self):
@@ -102,3 +112,28 @@ class Stdout:
             os.close(null)
         except (OSError, ValueError):  # not a file of the system
             pass
+
+
+def _bytes_of(stream):
+    """What takes the bytes of a stream; None for one that takes text only: io.StringIO, a notebook's."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return None
+    try:
+        return open(stream.fileno(), "wb", closefd=False)
+    except (OSError, ValueError):  # not a file of the system
+        return stream.buffer
+
+
+def _is_terminal(stream):
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def _encoded(text):
+    """UTF-8; the bytes of a file's name are what they were."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")

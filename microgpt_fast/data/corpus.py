@@ -91,9 +91,10 @@ class Corpus:
 def segments(files, mode, tokenizer):
     """The segments (see `text`) of the documents in some files, in order."""
     is_space = None
+    read = text.read_characters if tokenizer == "char" else text.read_bytes
     for name, _, open_file in files:
         with open_file() as file:
-            pieces = (text.read_characters if tokenizer == "char" else text.read_bytes)(name, file)
+            pieces = read(name, file, mode == "lines")
             if mode == "stream":
                 yield from text.whole(pieces)
                 continue

@@ -3,7 +3,7 @@
 import os
 
 from ..config import UsageError, closest
-from .token_cache import folder
+from .cache_folder import folder
 
 # name -> (file, URL, SHA-256)
 TEXTS = {
@@ -31,7 +31,7 @@ def fetch(name, path=None):
     ----------
     name : {"names", "tinyshakespeare"}
     path : path, optional
-        Where to put it; None is the cache (see `token_cache.folder`).
+        Where to put it; None is the cache (see `cache_folder.folder`).
 
     Returns
     -------

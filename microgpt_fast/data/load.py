@@ -1,5 +1,6 @@
 """Files, or strings, to a corpus: how text is found, and what its lines mean."""
 
+import codecs
 import os
 import warnings
 from collections.abc import Iterable
@@ -10,11 +11,14 @@ import numpy as np
 from ..config import DATA_MODES, TOKENIZERS, UsageError
 from . import text
 from .corpus import Corpus, given, pack, segments
+from .files import find_files
+from .text import code_points
 
 BUILTIN = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "us_census_1990_first_names.txt"
 )
 Source: TypeAlias = str | os.PathLike[str] | Iterable[str] | Iterable[os.PathLike[str]] | None
+MOST_SAMPLED = 64  # files that are looked at to choose between lines and stream
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenised again in no time
 
 
@@ -66,15 +70,16 @@ def load_corpus(
         mode = "lines" if mode == "auto" else mode
         return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
 
-    files = text.find_files(parts)
-    mode, note = _choose_mode(files, mode, tokenizer, block_size)
+    notes: list[str] = []
+    files = find_files(parts, notes)
+    mode = _choose_mode(files, mode, tokenizer, block_size, notes)
     if sum(size for _, size, _ in files) < CACHED_FROM:
         corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
     else:
         from .token_cache import cached
 
         corpus = cached(files, mode, tokenizer, bos, name)
-    corpus.note = note
+    corpus.note = "; ".join(notes) or None
     return corpus
 
 
@@ -89,18 +94,40 @@ def parts_of(source):
     return parts, " ".join(map(os.fspath, parts)) if are_paths else None
 
 
-def _choose_mode(files, mode, tokenizer, block_size):
-    """The mode, and what to say about it."""
-    sample = np.empty(0, np.uint8)
-    if files:
-        name, _, open_file = files[0]
+def _choose_mode(files, mode, tokenizer, block_size, notes):
+    """The mode; `notes` gets what to say about it and about byte order marks."""
+    samples = _samples(files)
+    marked = [name for name, data in samples if data.startswith(codecs.BOM_UTF8)]
+    beginnings = [_codes(data, tokenizer) for _, data in samples]
+    reason = text.looks_like_a_stream(np.concatenate(beginnings), block_size) if files else None
+    if mode == "auto" and reason:
+        mode = "stream"
+        notes.append(f"data mode stream, one long text cut into blocks: {reason}")
+    elif mode == "auto":
+        mode = "lines"
+        notes.append("data mode lines, one document per line")
+    elif mode == "lines" and reason:
+        notes.append(f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}")
+    if marked:
+        is_kept = tokenizer == "char" and mode == "lines"
+        what = "kept as a character of the first line, as in microgpt.py" if is_kept else "left out"
+        notes.append(f"{marked[0]} begins with a byte order mark, which is {what}")
+    return mode
+
+
+def _samples(files):
+    """(name, first bytes) of some files, which lie evenly among all."""
+    some = files[:: -(-len(files) // MOST_SAMPLED) or 1]
+    result = []
+    for name, _, open_file in some:
         with open_file() as file:
-            sample = np.frombuffer(file.read(text.PIECE).replace(b"\r\n", b"\n"), np.uint8)
-    reason = text.looks_like_a_stream(sample, block_size)
-    if mode == "auto":
-        if reason:
-            return "stream", f"data mode stream, one long text cut into blocks: {reason}"
-        return "lines", "data mode lines, one document per line"
-    if mode == "lines" and reason:
-        return mode, f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}"
-    return mode, None
+            result.append((name, file.read(text.PIECE // len(some))))
+    return result
+
+
+def _codes(data, tokenizer):
+    r"""What will be tokens of the first bytes of a file, the line ends "\n" among them and one in the end."""
+    data = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\n"
+    if tokenizer == "byte":
+        return np.frombuffer(data, np.uint8)
+    return code_points(data.decode("utf-8", "replace"))

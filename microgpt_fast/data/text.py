@@ -5,8 +5,7 @@ documents end to end, how many each has, and whether the first of them continues
 """
 
 import codecs
-import os
-import sys
+import io
 
 import numpy as np
 
@@ -16,79 +15,23 @@ PIECE = 1 << 18  # bytes that are read at a time: the scratch arrays of a piece 
 CODE_POINTS = 0x110000  # of Unicode
 NEWLINE = 10
 MOST_STEPS = 16  # of white space, taken one by one from the ends of lines
-STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class DataError(UsageError):
     """Text that cannot be trained on."""
 
 
-def find_files(sources):
-    """The files that names of files and folders stand for.
+def decode(name, file, keeps_mark=True):
+    r"""UTF-8 text in pieces, "\r\n" and "\r" turned into "\n" as open() does.
 
     Parameters
     ----------
-    sources : list of path
-        A folder stands for all files in it and in the folders below, hidden ones excepted, in the order of
-        their paths; "-" stands for stdin.
-
-    Returns
-    -------
-    files : list of (name, size, open)
-        `open()` gives the content from its start, as a binary file.
-
-    Raises
-    ------
-    DataError
-        for a folder without files.
-    OSError
-        for what cannot be read.
-    """
-    files = []
-    for source in map(os.fspath, sources):
-        if os.path.isdir(source):
-            inside = sorted(_files_below(source))
-            if not inside:
-                raise DataError(f"{source}: no documents: a folder without files")
-            files += map(_regular, inside)
-        elif source == STDIN:
-            files.append(_spooled("stdin", sys.stdin.buffer))
-        elif os.path.isfile(source):
-            files.append(_regular(source))
-        else:  # a pipe can be read only once; what does not exist fails here
-            with open(source, "rb") as pipe:
-                files.append(_spooled(source, pipe))
-    return files
-
-
-def _files_below(folder):
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
-
-
-def _regular(path):
-    return path, os.path.getsize(path), lambda: open(path, "rb")
-
-
-def _spooled(name, stream):
-    import shutil
-    import tempfile
-    from contextlib import nullcontext
-
-    spool = tempfile.TemporaryFile()
-    shutil.copyfileobj(stream, spool, PIECE)
-    size = spool.tell()
-
-    def rewind():
-        spool.seek(0)
-        return nullcontext(spool)
-
-    return name, size, rewind
-
-
-def decode(name, file):
-    r"""UTF-8 text in pieces, "\r\n" and "\r" turned into "\n" as open() does; a BOM stays a character.
+    name : str
+        Of the file, for errors.
+    file : binary file
+    keeps_mark : bool
+        Whether a byte order mark at the beginning stays a character, as for open().
 
     Yields
     ------
@@ -104,6 +47,8 @@ def decode(name, file):
         data = file.read(PIECE)
         final = not data
         data = rest + data
+        if not offset:
+            _refuse_utf16(name, data)
         try:
             text, used = codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
@@ -113,25 +58,54 @@ def decode(name, file):
             ) from None
         if text.endswith("\r") and not final:  # perhaps the first half of "\r\n"
             text, used = text[:-1], used - 1
+        if not offset and not keeps_mark:
+            text = text.removeprefix(BYTE_ORDER_MARK)
         offset, rest = offset + used, data[used:]
         yield text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def read_text(path):
-    """The whole text of a file; see `decode`."""
-    with open(path, "rb") as file:
-        return "".join(decode(path, file))
+def _refuse_utf16(name, data):
+    """Refuse text that begins like UTF-16 or UTF-32: by its byte order mark, or as every other byte is 0."""
+    is_marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
+    even, odd = data[:1000:2], data[1:1000:2]
+    is_ascii = len(odd) >= 8 and (any(even), any(odd)) in ((True, False), (False, True))
+    if is_marked or is_ascii and (all(even) or all(odd)):
+        raise DataError(
+            f"{name}: not UTF-8 text: it begins like UTF-16, which can be converted: iconv -f UTF-16 -t UTF-8"
+        )
 
 
-def read_characters(name, file):
-    """The code points of UTF-8 text, in pieces: uint8 or uint32 arrays; see `decode`."""
-    return map(code_points, decode(name, file))
+def decoded(name, data):
+    """The text of some bytes; see `decode`."""
+    return "".join(decode(name, io.BytesIO(data)))
 
 
-def read_bytes(name, file):
-    """The bytes of a file, as they are: uint8 arrays."""
-    while data := file.read(PIECE):
-        yield np.frombuffer(data, np.uint8)
+def read_characters(name, file, is_lines):
+    """The code points of UTF-8 text, in pieces: uint8 or uint32 arrays; see `decode`.
+
+    Lines keep a byte order mark, which is a character of the original's vocabulary.
+    """
+    return map(code_points, decode(name, file, keeps_mark=is_lines))
+
+
+def read_bytes(name, file, is_lines):
+    r"""The bytes of a file, in pieces: uint8 arrays.
+
+    A byte order mark is left out, and in lines "\r\n" and "\r" are turned into "\n", as for characters; otherwise
+    they are what they are.
+    """
+    rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+    final = False
+    while not final:
+        data = file.read(PIECE)
+        final = not data
+        data, rest = rest + data, b""
+        if is_lines:
+            if data.endswith(b"\r") and not final:  # perhaps the first half of "\r\n"
+                data, rest = data[:-1], b"\r"
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if data:
+            yield np.frombuffer(data, np.uint8)
 
 
 def code_points(text):
@@ -183,12 +157,17 @@ class LineSplitter:
     def __init__(self, is_space):
         self._is_space = is_space
         self._open = False  # a document has begun in an earlier piece, and its line has not ended
-        self._rest = None  # the white space after it so far, which is within the document or at its end
+        self._rest = []  # the white space after it so far, which is within the document or at its end
 
     def split(self, codes):
         """The segments in the next codes of the text."""
-        if self._rest is not None and len(self._rest):
-            codes = np.concatenate([self._rest, codes])
+        if self._rest:
+            if self._is_space[codes].all() and NEWLINE not in codes:
+                self._rest.append(
+                    codes
+                )  # not looked at again with each piece: that would take quadratic time
+                return codes[:0], np.empty(0, np.int64), False
+            codes = np.concatenate([*self._rest, codes])
         ends = np.append(np.flatnonzero(codes == NEWLINE), len(codes))
         begins = np.empty_like(ends)
         begins[0], begins[1:] = 0, ends[:-1] + 1
@@ -199,11 +178,12 @@ class LineSplitter:
             firsts[0] = 0
         firsts, lasts = firsts[kept], lasts[kept]
         if kept[-1]:
-            self._open, self._rest = True, codes[lasts[-1] :]
+            rest = codes[lasts[-1] :]
+            self._open, self._rest = True, [rest] * bool(len(rest))
         elif self._open and len(ends) == 1:
-            self._rest = codes
+            self._rest = [codes] * bool(len(codes))
         else:
-            self._open, self._rest = False, None
+            self._open, self._rest = False, []
         lengths = lasts - firsts
         if lengths.sum() == len(codes) - (len(ends) - 1):  # nothing but line ends is left out
             return codes[codes != NEWLINE], lengths, continues

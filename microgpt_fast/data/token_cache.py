@@ -1,32 +1,29 @@
 """Tokens of large texts in mapped files: made once for a content, in memory that does not grow with it.
 
-The folder is $MICROGPT_FAST_CACHE, or microgpt_fast in $XDG_CACHE_HOME or ~/.cache. It holds a folder for
-each content and way to tokenise it, named by a hash of both: tokens.bin, offsets.bin (int64) and, written
-last, about.json. Nothing in it is missed when it is deleted.
+The cache (see `cache_folder`) holds a folder for each content and way to tokenise it, named by a hash of both; see
+`token_entry`. Nothing in it is missed when it is deleted.
 """
 
-import json
+import errno
 import os
 import shutil
+from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
 
 from ..config import UsageError
-from .corpus import Corpus, no_documents, segments
-from .text import CODE_POINTS
-from .tokenizer import ByteTokenizer, Tokenizer, tokenizer_of
+from ..messages import tell
+from .cache_folder import ADVICE, private_folder, remove_leftovers, sync_folder, unfinished
+from .corpus import no_documents, segments
+from .text import CODE_POINTS, DataError
+from .token_entry import OFFSETS, TOKENS, Damaged, create, describe, open_entry
+from .tokenizer import ByteTokenizer, Tokenizer
 
 FORMAT = "microgpt_fast tokens 1"
 PIECE = 1 << 20
 ID_TYPES = (np.uint8, np.uint16, np.int32)
-
-
-def folder():
-    """Where the cache is."""
-    given = os.environ.get("MICROGPT_FAST_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return given or os.path.join(home, "microgpt_fast")
 
 
 def cached(files, mode, tokenizer, bos, name):
@@ -35,7 +32,7 @@ def cached(files, mode, tokenizer, bos, name):
     Parameters
     ----------
     files
-        See `text.find_files`.
+        See `files.find_files`.
     mode, tokenizer, bos
         See `load_corpus`; `mode` is not "auto" any more.
     name : str
@@ -44,62 +41,130 @@ def cached(files, mode, tokenizer, bos, name):
     Raises
     ------
     UsageError
-        if the cache cannot be written.
+        if the cache cannot be written, or is not this user's alone.
     """
-    entry = os.path.join(folder(), _key(files, mode, tokenizer, bos))
+    parent = private_folder()
+    contents = [_digest(open_file) for _, _, open_file in files]
+    key = blake2b(
+        f"{FORMAT} {mode} {tokenizer} {bos}".encode() + b"".join(contents), digest_size=16
+    ).hexdigest()
+    entry, wanted = os.path.join(parent, key), (mode, tokenizer, bos)
     try:
-        return _open(entry)
-    except (OSError, ValueError, KeyError, TypeError):  # it is not there, or damaged
-        pass
-    try:
-        os.makedirs(folder(), exist_ok=True)
-        shutil.rmtree(entry, ignore_errors=True)
-        unfinished = f"{entry}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-        os.mkdir(unfinished)
-        try:
-            _write(unfinished, files, mode, tokenizer, bos, name)
-            try:
-                os.rename(unfinished, entry)
-            except OSError:  # another process was faster
-                return _open(entry)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return _open(entry)
+        corpus = _known(entry, wanted, tell)
+        while corpus is None:
+            with unfinished(parent, key) as path:
+                corpus = _known(entry, wanted)  # another process may have made it
+                if path is not None and corpus is None:
+                    _write(path, key, _watched(files, contents), *wanted, name)
+                    corpus = _put(path, entry, wanted)
+        remove_leftovers(parent)
+        return corpus
     except OSError as error:
-        raise UsageError(
-            f"cannot write the cache of tokens in {folder()}: {error.strerror or error}; "
-            "MICROGPT_FAST_CACHE can name another folder"
-        ) from None
+        reason = error.strerror or error
+    except Damaged as damage:  # though just made
+        reason = damage
+    raise UsageError(f"cannot write the cache of tokens in {parent}: {reason}; {ADVICE}")
 
 
-def _key(files, mode, tokenizer, bos):
-    total = blake2b(f"{FORMAT} {mode} {tokenizer} {bos}".encode(), digest_size=16)
-    for _, _, open_file in files:
-        content = blake2b(digest_size=16)
+def _known(entry, wanted, tell_damage=lambda message: None):
+    """The corpus of an entry; None if it must be made first."""
+    try:
+        return open_entry(entry, *wanted)
+    except FileNotFoundError:
+        pass
+    except Damaged as damage:
+        tell_damage(f"the cache of tokens in {entry} cannot be trusted and is made again: {damage}")
+    return None
+
+
+def _put(path, entry, wanted):
+    """Give a finished entry its name, in place of a damaged one; all of it is on the disk before that.
+
+    Returns
+    -------
+    corpus : Corpus or None
+        Of the entry, or the same that another process has put there where there are no locks. None if it has
+        just been taken away.
+    """
+    sync_folder(path)
+    while True:
+        try:
+            os.rename(path, entry)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES):
+                raise
+            corpus = _known(entry, wanted)
+            if corpus is not None:
+                return corpus
+            if os.path.lexists(entry):
+                _move_away(entry, os.path.join(path, "replaced"))
+            elif error.errno == errno.EACCES:
+                raise
+    sync_folder(os.path.dirname(entry))
+    try:
+        return open_entry(entry, *wanted)
+    except FileNotFoundError:
+        return None
+
+
+def _move_away(entry, replaced):
+    """Remove a damaged entry, at once: nobody sees a part of it."""
+    try:
+        os.rename(entry, replaced)
+    except FileNotFoundError:  # another process did
+        return
+    if os.path.isdir(replaced):
+        shutil.rmtree(replaced)
+    else:
+        os.remove(replaced)
+
+
+def _digest(open_file):
+    with open_file() as file:
+        hashed = _Hashed(file)
+        while hashed.read(PIECE):
+            pass
+    return hashed.digest()
+
+
+class _Hashed:
+    """A file that is hashed as it is read."""
+
+    def __init__(self, file):
+        self._file, self._hash = file, blake2b(digest_size=16)
+        self.digest = self._hash.digest
+
+    def read(self, size):
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+
+def _watched(files, contents):
+    """The same files; reading one to the end fails if its content has changed since it was hashed."""
+
+    @contextmanager
+    def watch(name, open_file, content):
         with open_file() as file:
-            while data := file.read(PIECE):
-                content.update(data)
-        total.update(content.digest())
-    return total.hexdigest()
+            hashed = _Hashed(file)
+            yield hashed
+            if hashed.digest() != content:
+                raise DataError(f"{name} changed while it was read: try again")
+
+    return [
+        (name, size, partial(watch, name, open_file, content))
+        for (name, size, open_file), content in zip(files, contents)
+    ]
 
 
-def _open(entry):
-    with open(os.path.join(entry, "about.json"), encoding="utf-8") as file:
-        about = json.load(file)
-    tokens = np.memmap(os.path.join(entry, "tokens.bin"), about["dtype"], "r")
-    offsets = np.memmap(os.path.join(entry, "offsets.bin"), np.int64, "r")
-    if len(tokens) != about["tokens"] or len(offsets) != about["documents"] + 1:
-        raise ValueError("damaged")
-    return Corpus(tokens, offsets, tokenizer_of(about["tokenizer"]), about["mode"])
-
-
-def _write(entry, files, mode, tokenizer, bos, name):
+def _write(entry, key, files, mode, tokenizer, bos, name):
     """The files of an entry. Characters get provisional ids first: the final ones need all characters."""
-    provisional = os.path.join(entry, "provisional.bin")
+    provisional, path = os.path.join(entry, "provisional.bin"), os.path.join(entry, TOKENS)
     attempts = map(_Characters, ID_TYPES) if tokenizer == "char" else [_Bytes(bos)]
     for numbers in attempts:
         try:
-            with open(provisional, "wb") as tokens, open(os.path.join(entry, "offsets.bin"), "wb") as offsets:
+            with create(provisional) as tokens, create(os.path.join(entry, OFFSETS)) as offsets:
                 total, documents = _write_tokens(tokens, offsets, segments(files, mode, tokenizer), numbers)
             break
         except OverflowError:  # more characters than ids of this type
@@ -108,26 +173,23 @@ def _write(entry, files, mode, tokenizer, bos, name):
         raise no_documents(name)
 
     final, table = numbers.finish(bos)
-    path = os.path.join(entry, "tokens.bin")
     if table is None:
         os.rename(provisional, path)
     else:
-        with open(provisional, "rb") as source, open(path, "wb") as target:
+        with open(provisional, "rb") as source, create(path) as target:
             while data := source.read(PIECE):
                 is_small = numbers.dtype == table.dtype == np.uint8
                 target.write(data.translate(table) if is_small else table[np.frombuffer(data, numbers.dtype)])
         os.remove(provisional)
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-    about = {
-        "tokens": total,
-        "documents": documents,
-        "dtype": (numbers if table is None else table).dtype.name,
-        "mode": mode,
-        "tokenizer": final.constants(),
-    }
-    with open(os.path.join(entry, "about.json"), "w", encoding="utf-8") as file:
-        json.dump(about, file)
+    describe(
+        entry,
+        key=key,
+        mode=mode,
+        tokens=total,
+        documents=documents,
+        dtype=(numbers if table is None else table).dtype.name,
+        tokenizer=final.constants(),
+    )
 
 
 def _write_tokens(tokens, offsets, parts, numbers):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..config import UsageError
 from ..data.corpus import Corpus, given, pack, segments
+from ..data.files import find_files
 from ..data.load import Source, parts_of
-from ..data.text import find_files
 from ..model import GPT
 
 LOGITS = 1 << 23  # the most that are computed in one call

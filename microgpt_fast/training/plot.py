@@ -3,6 +3,7 @@
 import os
 
 from ..config import UsageError
+from ..messages import printable
 from .runs import read_metrics
 
 
@@ -36,7 +37,7 @@ def plot(folders, path, against="step"):
             metrics = read_metrics(folder)
         except (OSError, ValueError) as error:
             raise UsageError(f"{folder}: no run with metrics ({error})") from None
-        name, color = os.path.basename(os.path.abspath(folder)), f"C{index % 10}"
+        name, color = printable(os.path.basename(os.path.abspath(folder))), f"C{index % 10}"
         for key, style, label in (
             ("loss", {"alpha": 0.4, "lw": 1}, name),
             ("val_loss", {"marker": "o"}, f"{name}, validation"),

@@ -61,11 +61,10 @@ class Run:
         """
         run = cls(folder, trainer)
         check_free(folder)
-        os.makedirs(folder, exist_ok=True)
-        if data is not None:
-            data = [part if part == "-" else os.path.abspath(part) for part in data]
         constants = {name: getattr(trainer.model.config, name) for name in MODEL_OPTIONS}
-        run._options = {"data": data, **constants}
+        run._options = {"data": _absolute(data), **constants}
+        to_toml(run._options)  # a name that it cannot keep is found before anything is written
+        os.makedirs(folder, exist_ok=True)
         run._write_config()
         replace_file(run.path(METRICS), b"")
         return run
@@ -106,6 +105,8 @@ class Run:
         trainer = resume_training(last, data and [Path(part) for part in data], **options)
         run = cls(folder, trainer)
         run._options = {name: stored[name] for name in ("data", *MODEL_OPTIONS) if name in stored}
+        if data:
+            run._options["data"] = _absolute(data)
         run._logged = trainer.step // run._interval() * run._interval()
         return run
 
@@ -187,6 +188,11 @@ class Run:
 
     def _log(self, **values):
         self._lines.append(json.dumps(values) + "\n")
+
+
+def _absolute(data):
+    """Where the data are, whatever folder the run goes on from."""
+    return data and [part if part == "-" else os.path.abspath(part) for part in data]
 
 
 def check_free(folder):

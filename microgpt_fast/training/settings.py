@@ -61,7 +61,7 @@ def read_toml(path):
 
     with open(path, "rb") as file:
         try:
-            content = tomllib.load(file)
+            content = tomllib.loads(file.read().decode("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not TOML: {error}") from None
     options = {}
@@ -84,7 +84,13 @@ def read_toml(path):
 
 
 def to_toml(options):
-    """Options as TOML, one a line; those that are None are left out."""
+    """Options as TOML, one a line; those that are None are left out.
+
+    Raises
+    ------
+    UsageError
+        for a file's name that is not UTF-8, as all TOML is.
+    """
     return "".join(f"{name} = {_value(value)}\n" for name, value in options.items() if value is not None)
 
 
@@ -96,5 +102,9 @@ def _value(value):
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise UsageError(
+                f"{value}: a run cannot keep this name, which is not UTF-8: rename the file or folder"
+            )
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

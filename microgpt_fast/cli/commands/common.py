@@ -4,7 +4,7 @@ import signal
 from contextlib import contextmanager
 
 from ...config import ACTIVATIONS, UsageError
-from ...messages import tell
+from ...messages import file_of, tell
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
 CONSTANTS = {
@@ -59,6 +59,14 @@ def add_constants(parser, names, default):
         group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
 
 
+def add_raw(parser):
+    """Add --raw; see `Stdout`."""
+    parser.add_argument(
+        "--raw", action="store_true", default=None,
+        help="write control characters to a terminal as they are (default: escaped there, as \\x1b)",
+    )  # fmt: skip
+
+
 def fail(code, message):
     """Report a failure in one line, and return the exit code."""
     tell(" ".join(str(message).split()))
@@ -67,11 +75,11 @@ def fail(code, message):
 
 @contextmanager
 def users_file(verb, path):
-    """An OSError in here is about a file that the user named."""
+    """An OSError in here is about a file that the user named: `path`, or one of several or in a folder."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"cannot {verb} {path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot {verb} {file_of(error, path)}: {error.strerror or error}") from None
 
 
 @contextmanager

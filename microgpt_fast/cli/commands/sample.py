@@ -2,7 +2,8 @@
 
 import os
 
-from .common import add_constants, users_file
+from ...config import UsageError
+from .common import add_constants, add_raw, users_file
 
 WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
 
@@ -29,6 +30,7 @@ def add_arguments(parser):
         "--batch-size", metavar="N", type=int,
         help="draw this many samples at a time, each from a random stream of its own (default: one by one)",
     )  # fmt: skip
+    add_raw(parser)
     add_constants(parser, ("num_samples", "temperature", "seed"), "as in the model's training")
 
 
@@ -53,4 +55,5 @@ def model_file(path):
         for name in (BEST, LAST):
             if os.path.exists(os.path.join(path, name)):
                 return os.path.join(path, name)
+        raise UsageError(f"{path}: a folder without a model: there is no {BEST} and no {LAST}")
     return path

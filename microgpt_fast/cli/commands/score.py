@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .common import users_file
+from .common import add_raw, users_file
 from .sample import model_file
 
 
@@ -20,6 +20,7 @@ def add_arguments(parser):
         "--per-document", action="store_true", help="also print the surprise at each document"
     )
     parser.add_argument("--per-token", action="store_true", help="also print the surprise at each token")
+    add_raw(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

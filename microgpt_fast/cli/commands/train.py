@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
-from .common import CONSTANTS, add_constants, fail, stop_on_interrupt, users_file
+from .common import CONSTANTS, add_constants, add_raw, fail, stop_on_interrupt, users_file
 
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
@@ -27,6 +27,7 @@ def add_arguments(parser):
         help="keep the run here: configuration, metrics, checkpoints, samples",
     )
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run that --out keeps in this folder")
+    add_raw(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="do not print a line per step")
     add_constants(parser, CONSTANTS, "the preset's")
 

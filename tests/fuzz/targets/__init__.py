@@ -1,0 +1,1 @@
+"""The targets, a module each; see the package above."""
