@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast import backends, cli
-from microgpt_fast.benchmark import jobs, processes, report, runs, timing
+from microgpt_fast.benchmark import jobs, programs, report, runs, timing
 from microgpt_fast.checking.cases import CASES
 from microgpt_fast.config import UsageError
 from microgpt_fast.data.load import BUILTIN
@@ -186,15 +186,17 @@ def test_what_the_machine_can_do(compiled):
     assert compiled.measure_bandwidth(100, 0.001) > 0 and compiled.measure_bandwidth(1 << 20, 0.001) > 0
 
 
-def test_startup_runs_both_programs_in_turn(bench, monkeypatch):
+def test_startup_runs_the_programs_in_turn(bench, monkeypatch):
     commands = []
-    monkeypatch.setattr(processes, "run_program", lambda name, words: commands.append(words))
+    monkeypatch.setattr(programs, "run_program", lambda name, words, environment: commands.append(words))
     result = bench.startup()
-    assert commands[0][1:] == ["-P", "-m", "microgpt_fast", "train"] and commands[1][1:] == [
-        "-c",
-        "import numpy",
+    assert [words[1:] for words in commands[:3]] == [
+        ["-P", "-m", "microgpt_fast", "train"],
+        ["-P", "-c", "import microgpt_fast"],
+        ["-c", "import numpy"],
     ]
-    assert commands[2:4] == commands[:2] and {"seconds", "numpy_seconds", "ratio_to_numpy"} <= result.keys()
+    assert commands[3:6] == commands[:3]
+    assert {"seconds", "import_seconds", "numpy_seconds", "ratio_to_numpy"} <= result.keys()
 
 
 def test_our_runs_are_of_this_package_wherever_they_start(tmp_path, monkeypatch):
@@ -203,29 +205,29 @@ def test_our_runs_are_of_this_package_wherever_they_start(tmp_path, monkeypatch)
         "raise ImportError('the sources in the current folder')"
     )
     monkeypatch.chdir(tmp_path)
-    processes.run_program("it", processes.train_command("--num-steps", "1", "--num-samples", "0"))
+    programs.run_program("it", programs.train_command("--num-steps", "1", "--num-samples", "0"))
 
 
 PROGRAM = "import sys; open(sys.argv[1], 'a').write(sys.argv[2] + ' '); sum(range(int(sys.argv[2]) * 20_000))"
 
 
 def test_a_program_is_timed_by_the_difference_of_two_lengths(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "LONG_SECONDS", 0.001)
+    monkeypatch.setattr(programs, "LONG_SECONDS", 0.001)
     log = tmp_path / "steps"
-    seconds = processes.time_by_length("it", [sys.executable, "-c", PROGRAM, str(log), "{steps}"], rounds=2)
+    seconds = programs.time_by_length("it", [sys.executable, "-c", PROGRAM, str(log), "{steps}"], rounds=2)
     steps = [int(word) for word in log.read_text().split()]
     assert seconds.shape == (2,) and steps[:3] == [1, 1, 16] and steps[-4:] == [steps[-2], 1] * 2
     with pytest.raises(UsageError, match="it takes no more time for more steps"):
-        monkeypatch.setattr(processes, "LONG_SECONDS", 1e9)
-        processes.time_by_length("it", [sys.executable, "-c", "", "{steps}"])
+        monkeypatch.setattr(programs, "LONG_SECONDS", 1e9)
+        programs.time_by_length("it", [sys.executable, "-c", "", "{steps}"])
     with pytest.raises(UsageError, match="it ended with exit code 1: ZeroDivisionError"):
-        processes.time_by_length("it", [sys.executable, "-c", "1 / 0"])
+        programs.time_by_length("it", [sys.executable, "-c", "1 / 0"])
     with pytest.raises(UsageError, match="cannot run it: no-such-program: No such file"):
-        processes.time_by_length("it", "no-such-program {steps}")
+        programs.time_by_length("it", "no-such-program {steps}")
 
 
 def test_a_program_without_declared_work_gets_no_ratio(bench, monkeypatch):
-    monkeypatch.setattr(processes, "time_by_length", lambda name, command: np.array([2e-3]))
+    monkeypatch.setattr(programs, "time_by_length", lambda name, command: np.array([2e-3]))
     commands = [("same", "float64", 1, ""), ("other", "float32", 1, ""), ("batch", "float64", 2, "")]
     result = bench.training(jobs.JOBS["b"], commands=[*commands, ("unknown", None, None, "")])
     ratios = [peer["ratio"] for peer in result["peers"]]
@@ -239,13 +241,13 @@ def test_a_program_without_declared_work_gets_no_ratio(bench, monkeypatch):
 
 
 def test_peer_arguments():
-    assert processes.parse_peer("x=run {steps}") == ("x", None, None, "run {steps}")
-    assert processes.parse_peer("x:float32:16=a=b {steps}") == ("x", "float32", 16, "a=b {steps}")
+    assert programs.parse_peer("x=run {steps}") == ("x", None, None, "run {steps}")
+    assert programs.parse_peer("x:float32:16=a=b {steps}") == ("x", "float32", 16, "a=b {steps}")
     for text in ("run {steps}", "=run {steps}", "x:float32=run {steps}", "x:float32:many=run {steps}"):
         with pytest.raises(UsageError, match="NAME=COMMAND or NAME:DTYPE:BATCH=COMMAND, not"):
-            processes.parse_peer(text)
+            programs.parse_peer(text)
     with pytest.raises(UsageError, match="--peer x must contain {steps}, not 'run'"):
-        processes.parse_peer("x=run")
+        programs.parse_peer("x=run")
 
 
 ORIGINAL = """
@@ -275,7 +277,7 @@ def test_the_original_is_timed_by_its_lines(bench, tmp_path):
 
     path.write_text("print('nothing')")
     with pytest.raises(UsageError, match="printed no lines like 'step 1 / 1000 | loss 3.3'"):
-        processes.time_original(path)
+        programs.time_original(path)
 
 
 @pytest.mark.parametrize("module", ["torch", "jax"])
@@ -349,5 +351,6 @@ def test_refusals(run, arguments, text, tmp_path, monkeypatch):
 
 def test_a_busy_machine_is_reported(monkeypatch, capfd):
     monkeypatch.setattr(report.os, "getloadavg", lambda: (7.0, 1.0, 1.0), raising=False)
-    assert report.describe_environment()["load"] == 7.0
-    assert "this machine is busy (load 7.0)" in capfd.readouterr().err
+    environment = report.describe_environment()
+    report.warn_if_busy(environment)
+    assert environment["load"] == 7.0 and "this machine is busy (load 7.0)" in capfd.readouterr().err

@@ -26,7 +26,7 @@ class Job:
     name : str
     config : GPTConfig
     batch_size : int
-        Documents a step.
+        Documents per step.
     learning_rate : float
         Of every step.
     init_std : float
@@ -85,7 +85,7 @@ class Job:
         return tokens.reshape(-1), starts, np.full(BATCHES * B, T, np.int32)
 
     def tokens(self, lengths):
-        """Tokens predicted in a step, the mean over these documents: int array [n]."""
+        """Tokens predicted per step, the mean over these documents: int array [n]."""
         return float(lengths.mean()) * self.batch_size
 
     def operations(self, lengths):

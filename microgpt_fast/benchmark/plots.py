@@ -30,7 +30,7 @@ def draw(results, environment, path):
 
 
 def draw_widths(ax, results):
-    """Time a step against n_embd, a line for each implementation, and the bound by the measured peak."""
+    """Time per step against n_embd, a line for each implementation, and the bound by the measured peak."""
     lines = {}
     for result in results:
         for row in (result, *result["peers"]):
@@ -46,7 +46,7 @@ def draw_widths(ax, results):
     ax.xaxis.set_major_formatter("{x:.0f}")
     ax.xaxis.set_minor_formatter("")
     ax.set_xlabel("n_embd")
-    ax.set_ylabel("us a training step")
+    ax.set_ylabel("us per training step")
     ax.set_title(
         f"n_layer {first['n_layer']}, block_size {first['block_size']}, {first['batch_size']} documents, "
         f"{first['dtype']}, threads {first['threads']}",
@@ -74,7 +74,7 @@ def draw_roofline(ax, results):
             ax.plot([0.01, edge, 1000], [0.01 * bandwidth, peak, peak], "--", color="0.5")
             ax.annotate(label, (0.011, 0.012 * bandwidth), fontsize=7)
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    ax.set_xlabel("operations a byte of the arguments")
+    ax.set_xlabel("operations per byte of the arguments")
     ax.set_ylabel("GF/s")
     ax.set_title(f"kernels, {results[0]['dtype']}, one core", fontsize=10)
     ax.grid(alpha=0.3)

@@ -1,6 +1,5 @@
-"""The command `bench`: what to measure, and the results as a table, as JSON, as CSV."""
+"""The command `bench`: what to measure, with what it is compared, and where the results go."""
 
-import csv
 import json
 import os
 import platform
@@ -14,50 +13,92 @@ from ..config import TrainConfig, UsageError
 from ..messages import tell
 from ..model import resolve_numerics
 from ..training.checkpoint import check_writable
-from . import jobs, processes
+from . import against, jobs, processes, programs, saved, versions
 from .runs import Bench
+from .table import heading, lines_of, write_csv
 
 ALL = "all"
-COLUMNS = (
-    *("date", "machine", "cpus", "load", "python", "numpy", "microgpt_fast"),
-    *("job", "kernel", "size", "who", "dtype", "numerics", "backend", "isa", "threads", "batch_size"),
-    *("n_layer", "n_head", "n_embd", "block_size", "vocab_size"),
-    *("us_per_step", "us_p20", "us_p80", "cpu_us_per_step", "us_per_step_outside", "tokens_per_s", "us"),
-    *("gflops", "gb_per_s", "operations_per_byte", "peak_gflops", "fraction_of_peak"),
-    *("bandwidth_gb_per_s", "fraction_of_bound"),
-    *("peak_rss_mb", "first_loss", "loss", "steps", "seconds", "numpy_seconds", "ratio_to_numpy"),
-    *("ratio", "note"),
-)
+BUSY = 0.5  # programs that want to run, on average over the last minute
 
 
 def run_bench(options, stdout):
     """Run the command; see `microgpt-fast bench --help` for the options. Returns the exit code."""
     names, kernels = selection(options)
-    commands = [processes.parse_peer(text) for text in options.peer or []]
+    commands = [programs.parse_peer(text) for text in options.peer or []]
     if commands and (len(names) != 1 or names[0] not in jobs.JOBS):
         raise UsageError(f"--peer times one job: choose it with --job ({', '.join(jobs.JOBS)})")
-    programs = processes.peer_programs(options.peers) if options.peers is not None else []
+    peers = processes.peer_programs(options.peers) if options.peers is not None else []
+    limit = against.check_options(options)
     check_files(options, names, kernels)
     bench = make_bench(options, names)
+    if options.against_python is not None:
+        return run_in_turn(options, bench, limit, stdout)
+    then = None if options.against is None else saved.read(options.against)
     environment = describe_environment()
+    if then is not None:
+        now = saved.describe(environment, bench.settings(), [])
+        saved.check_comparable(options.against, then, now, names)
+    warn_if_busy(environment)
+    text = Text(options.json, stdout)
+    text.write(heading(environment))
     results = []
-    if not options.json:
-        stdout.write(heading(environment))
-    for result in measure(bench, names, kernels, options.sweep, programs, commands, options.original):
+    for result in measure(bench, names, kernels, options.sweep, peers, commands, options.original):
         results.append(result)
-        if not options.json:
-            stdout.write("".join(f"{line}\n" for line in lines_of(result)))
-            stdout.flush()
-    if options.json:
-        report = results[0] if len(results) == 1 else {"results": results}
-        stdout.write(json.dumps({**report, "environment": environment}, indent=2) + "\n")
+        text.write(*lines_of(result))
+    write_files(options, environment, bench.settings(), results)
+    report = {**(results[0] if len(results) == 1 else {"results": results}), "environment": environment}
+    rows = []
+    if then is not None:
+        rows = list(saved.compare(then, results))
+        text.write("then: " + heading(then["environment"]), *(against.line_of(row, limit) for row in rows))
+        report["against"] = {"limit": limit, "environment": then["environment"], "rows": rows}
+    text.end(report)
+    return against.verdict(rows, limit)
+
+
+def run_in_turn(options, bench, limit, stdout):
+    """Time this version and another in turn; returns the exit code."""
+    pair = versions.this_version(), versions.other_version(options.against_python)
+    packages = versions.check_versions(pair, bench.settings())
+    environment = describe_environment()
+    warn_if_busy(environment)
+    text = Text(options.json, stdout)
+    text.write(heading(environment), f"now: {packages[0]}", f"then: {packages[1]}")
+    rows = []
+    for row in versions.compare(options.job, bench.settings(), bench.seconds, pair):
+        rows.append(row)
+        text.write(against.line_of(row, limit))
+    packages = dict(zip(("now", "then"), packages))
+    text.end({"limit": limit, "rows": rows, "packages": packages, "environment": environment})
+    return against.verdict(rows, limit)
+
+
+class Text:
+    """Lines on stdout as they come; with --json, one object at the end instead."""
+
+    def __init__(self, as_json, stdout):
+        self._as_json, self._stdout = as_json, stdout
+
+    def write(self, *lines):
+        if not self._as_json:
+            self._stdout.write("".join(f"{line}\n" for line in lines))
+            self._stdout.flush()
+
+    def end(self, report):
+        if self._as_json:
+            self._stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+def write_files(options, environment, settings, results):
+    """The files that were asked for."""
+    if options.save is not None:
+        saved.write(options.save, saved.describe(environment, settings, results))
     if options.csv is not None:
         write_csv(options.csv, environment, results)
     if options.plot is not None:
         from .plots import draw
 
         draw(results, environment, options.plot)
-    return 0
 
 
 def selection(options):
@@ -79,7 +120,9 @@ def check_files(options, names, kernels):
             raise UsageError("--original runs job a: choose it with --job a")
         if not os.path.isfile(options.original):
             raise UsageError(f"--original: no file {options.original}")
-    for path in filter(None, (options.csv, options.plot)):
+    for path in (options.csv, options.plot, options.save):
+        if path is None:
+            continue
         try:
             check_writable(path)
         except OSError as error:
@@ -105,11 +148,11 @@ def make_bench(options, names):
     return Bench(backend, config.dtype, config.numerics, config.threads or 1, options.seconds)
 
 
-def measure(bench, names, kernels, sweep, programs, commands, original):
+def measure(bench, names, kernels, sweep, peers, commands, original):
     """The results, one after another."""
     for name in names:
         if name in jobs.JOBS:
-            result = bench.training(jobs.JOBS[name], programs, commands, original if name == "a" else None)
+            result = bench.training(jobs.JOBS[name], peers, commands, original if name == "a" else None)
             if name == "a":
                 result["us_per_step_outside"] = bench.outside(jobs.JOBS[name])
             yield result
@@ -118,17 +161,15 @@ def measure(bench, names, kernels, sweep, programs, commands, original):
     for name in kernels:
         yield from bench.kernels(name)
     for job in jobs.sweep() if sweep else ():
-        yield bench.training(job, programs if job.name.startswith("n_embd") else ())
+        yield bench.training(job, peers if job.name.startswith("n_embd") else ())
 
 
 def describe_environment():
-    """The machine and the versions, and how busy the machine is with other things."""
+    """The machine and the versions, and how busy the machine is with other things: its load, if it is known."""
     try:
         load = round(os.getloadavg()[0], 2)
-    except OSError:
+    except (AttributeError, OSError):  # Windows has none
         load = None
-    if load is not None and load > 0.5:
-        tell(f"note: this machine is busy (load {load}): times will be too long, and vary")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": processor(),
@@ -138,6 +179,13 @@ def describe_environment():
         "numpy": np.__version__,
         "microgpt_fast": __version__,
     }
+
+
+def warn_if_busy(environment):
+    """Say on stderr that other programs disturb the measurements."""
+    load = environment["load"]
+    if load is not None and load > BUSY:
+        tell(f"note: this machine is busy (load {load}): times will be too long, and vary")
 
 
 def processor():
@@ -150,69 +198,3 @@ def processor():
         return f"{fields['model name']} ({family})"
     except (OSError, KeyError):
         return platform.processor() or platform.machine()
-
-
-def rows_of(results):
-    """Results and, after each, those of its peers."""
-    for result in results:
-        yield result
-        yield from result.get("peers", ())
-
-
-def write_csv(path, environment, results):
-    """One row an implementation and job."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for row in rows_of(results):
-            writer.writerow({**environment, **row})
-
-
-def heading(environment):
-    return ", ".join(f"{name} {value}" for name, value in environment.items()) + "\n"
-
-
-def lines_of(result):
-    """A result as lines of text."""
-    if "kernel" in result:
-        yield (
-            f"{result['kernel']:22} {result['size']:38} {result['dtype']} {time_text(result, 'us')}"
-            f"{result['gflops']:8.1f} GF/s{percent(result, 'fraction_of_peak', 'of peak')}"
-            f"{result['gb_per_s']:8.1f} GB/s"
-        )
-        return
-    if "seconds" in result:
-        yield (
-            f"{result['job']}: {result['seconds']:.3f} s ({result['seconds_p20']:.3f} to "
-            f"{result['seconds_p80']:.3f}), {result['ratio_to_numpy']:.2f} times importing NumPy "
-            f"({result['numpy_seconds']:.3f} s)"
-        )
-        return
-    how = ", ".join(str(result[key]) for key in ("backend", "isa", "dtype", "numerics") if result[key])
-    threads = result["threads"]
-    yield f"{result['job']} ({how}, {threads} {'thread' if threads == 1 else 'threads'})"
-    for row in rows_of([result]):
-        text = f"  {row['who']:16}{time_text(row, 'us_per_step')}"
-        if "tokens_per_s" in row:
-            text += f"{row['tokens_per_s']:14,.0f} tokens/s"
-        text += percent(row, "fraction_of_peak", "of peak") + percent(row, "fraction_of_bound", "of bound")
-        if "peak_rss_mb" in row:
-            text += f"{row['peak_rss_mb']:7.0f} MB"
-        if row.get("loss") is not None:
-            text += f"  loss {row['loss']:.4f} after {row['steps']:,} steps"
-        if row.get("ratio") is not None:
-            text += f"  {row['ratio']:.2f} times ours"
-        yield text + (f"  not compared: {row['note']}" if row.get("note") else "")
-    if "us_per_step_outside" in result:
-        yield f"  from outside    {result['us_per_step_outside']:12,.2f} us"
-    if result.get("cpu_us_per_step"):
-        yield f"  processor time  {result['cpu_us_per_step']:12,.2f} us"
-    yield from (f"  {note}" for note in result.get("notes", ()))
-
-
-def time_text(row, key):
-    return f"{row[key]:12,.2f} us ({row['us_p20']:,.2f} to {row['us_p80']:,.2f})"
-
-
-def percent(row, key, of):
-    return f"{100 * row[key]:6.1f} % {of}" if row.get(key) is not None else ""

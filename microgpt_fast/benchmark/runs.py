@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backends import name_of
 from ..parameters import products
-from . import jobs, processes, timing
+from . import jobs, processes, programs, timing
 
 ROUNDS = 5  # ours and the peers take turns, so that all see the same machine
 LOSS_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}  # relative, of the first losses
@@ -35,25 +35,29 @@ class Bench:
 
     def header(self, **fields):
         """What every result of ours begins with."""
+        how = {key: value for key, value in self.settings().items() if key != "threads"}
+        return {**fields, "who": "microgpt-fast", **how}
+
+    def settings(self):
+        """What a run has to share with another for their times to be compared."""
         return {
-            **fields,
-            "who": "microgpt-fast",
             "dtype": self.dtype,
             "numerics": self.numerics,
             "backend": name_of(self.backend),
             "isa": timing.isa_of(self.backend),
+            "threads": self.threads,
         }
 
-    def training(self, job, programs=(), commands=(), original=None):
+    def training(self, job, peers=(), commands=(), original=None):
         """A training job.
 
         Parameters
         ----------
         job : Job
-        programs : sequence of Path
+        peers : sequence of Path
             Peers to take turns with: see `processes.PeerProcess`.
         commands : sequence of (name, dtype, batch size, command)
-            Whole programs: see `processes.parse_peer`.
+            Whole programs: see `programs.parse_peer`.
         original : path, optional
             A copy of microgpt.py.
         """
@@ -61,8 +65,8 @@ class Bench:
         ours = timing.Training(job, self.backend, self.dtype, self.numerics, self.threads)
         started = []
         try:
-            for program in programs:
-                started.append(processes.PeerProcess(program, job, self.dtype, self.threads))
+            for path in peers:
+                started.append(processes.PeerProcess(path, job, self.dtype, self.threads))
             others = [peer for peer in started if not peer.missing]
             times, peak = self._take_turns(ours, others)
         finally:
@@ -90,13 +94,13 @@ class Bench:
             "peers": [],
             "notes": [f"{peer.missing} is not installed" for peer in started if peer.missing],
         }
-        peers = result_of_ours["peers"]
+        rows = result_of_ours["peers"]
         for peer, peer_times in zip(others, times[1:]):
             differs = not np.allclose(peer.losses, ours.losses, rtol=LOSS_TOLERANCE[self.dtype], atol=0)
-            peers.append(
+            rows.append(
                 {
                     "job": job.name,
-                    "who": peer.name,
+                    "who": peer.title,
                     "dtype": self.dtype,
                     **result(peer_times, self.threads, job.batch_size),
                     "peak_rss_mb": peer.peak_rss_mb,
@@ -105,9 +109,9 @@ class Bench:
                 }
             )
         for name, dtype, batch_size, command in commands:
-            seconds = processes.time_by_length(name, command)
+            seconds = programs.time_by_length(name, command)
             unequal = unequal_work(result_of_ours, dtype, batch_size)
-            peers.append(
+            rows.append(
                 {
                     "job": job.name,
                     "who": name,
@@ -118,11 +122,11 @@ class Bench:
                 }
             )
         if original is not None:
-            seconds, losses = processes.time_original(original)
+            seconds, losses = programs.time_original(original)
             unequal = unequal_work(result_of_ours, "float64", 1)
             if not np.allclose(losses[:3], ours.losses[: len(losses)], atol=PRINTED_LOSS_TOLERANCE):
                 unequal = unequal or "its losses differ"
-            peers.append(
+            rows.append(
                 {
                     "job": job.name,
                     "who": "original",
@@ -145,13 +149,13 @@ class Bench:
         return [np.concatenate(portion) for portion in times], peak
 
     def outside(self, job):
-        """Microseconds a step of a job on names, from whole training runs of different length."""
-        command = processes.train_command(
+        """Microseconds per step of a job on names, from whole training runs of different length."""
+        command = programs.train_command(
             *("--quiet", "--num-samples", "0", "--num-steps", "{steps}"),
             *("--dtype", self.dtype, "--numerics", self.numerics, "--backend", name_of(self.backend)),
             *("--threads", str(self.threads), "--batch-size", str(job.batch_size)),
         )
-        return float(np.median(processes.time_by_length("the training run", command))) * 1e6
+        return float(np.median(programs.time_by_length("the training run", command))) * 1e6
 
     def decode(self, name):
         """Sampling: a key of `jobs.DECODE`."""
@@ -174,19 +178,16 @@ class Bench:
         return {**self.header(job=name), **result, "peak_rss_mb": timing.peak_memory_mb()}
 
     def startup(self):
-        """The whole process of the default training run, and of importing NumPy."""
-        train, numpy = processes.time_startup()
-        low, median, high = np.percentile(train, (20, 50, 80)).tolist()
-        numpy = float(np.median(numpy))
-        return {
+        """The whole process of the default training run, of our import, and of importing NumPy."""
+        train, package, numpy = programs.time_startup()
+        result = {
             "job": jobs.STARTUP,
             "who": "microgpt-fast",
-            "seconds": median,
-            "seconds_p20": low,
-            "seconds_p80": high,
-            "numpy_seconds": numpy,
-            "ratio_to_numpy": median / numpy,
+            **startup_times("", train),
+            **startup_times("import_", package),
+            "numpy_seconds": float(np.median(numpy[0])),
         }
+        return {**result, "ratio_to_numpy": result["seconds"] / result["numpy_seconds"]}
 
     def kernels(self, name):
         """A result for each size of a kernel that is worth timing."""
@@ -210,8 +211,28 @@ def efficiency(operations, times, peak, threads):
     return {"gflops": gflops, "peak_gflops": peak, "fraction_of_peak": fraction}
 
 
+def startup_times(prefix, times):
+    """Median seconds of whole processes, the 20th and 80th percentiles, and the median processor time.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the keys.
+    times : float64 array [2, n]
+        See `programs.time_startup`.
+    """
+    low, median, high = np.percentile(times[0], (20, 50, 80)).tolist()
+    cpu = float(np.median(times[1]))
+    return {
+        f"{prefix}seconds": median,
+        f"{prefix}seconds_p20": low,
+        f"{prefix}seconds_p80": high,
+        f"{prefix}cpu_seconds": None if np.isnan(cpu) else cpu,
+    }
+
+
 def step_times(seconds):
-    """Only the times of a summary: how many tokens a program takes a step is its own business."""
+    """Only the times of a summary: how many tokens a program takes per step is its own business."""
     return {key: value for key, value in timing.summary(seconds, 0).items() if key != "tokens_per_s"}
 
 

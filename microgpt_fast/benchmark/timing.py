@@ -52,7 +52,7 @@ class Training:
         self.losses = np.concatenate([self._train(1)[0] for _ in range(FIRST_LOSSES)])
 
     def measure(self, seconds):
-        """Train for about this long; returns the seconds a step of each call, an array."""
+        """Train for about this long; returns the seconds per step of each call, an array."""
         times, spent = [], 0.0
         while spent < seconds or not times:
             _, elapsed, cpu = self._train(self.count)
@@ -85,13 +85,13 @@ def time_decode(job, backend, dtype, numerics, seconds):
     """Documents sampled from a job's initial model, one stream, sampling included.
 
     Each is drawn until it ends by itself or has block_size tokens. The bound is the reading of every weight
-    once a token, at the bandwidth with which this core reads an array as large as they are.
+    once per token, at the bandwidth with which this core reads an array as large as they are.
 
     Returns
     -------
     result : dict
-        See `summary`; a step is a token. Also mean_length of the documents, bandwidth_gb_per_s, and
-        fraction_of_bound.
+        See `summary`; a step is a token. Also cpu_us_per_step, the thread's own computing; mean_length of
+        the documents, bandwidth_gb_per_s, and fraction_of_bound.
     """
     config = job.config
     engine = backend.Engine(config, dtype, numerics)
@@ -99,9 +99,9 @@ def time_decode(job, backend, dtype, numerics, seconds):
     decoder = engine.decoder(weights)
     random = seeded(SEED, backend)
     bos = config.vocab_size - 1
-    times, lengths, spent = [], [], 0.0
+    times, cpu_times, lengths, spent = [], [], [], 0.0
     while spent < seconds:
-        tokens, begin, elapsed = 0, perf_counter(), 0.0
+        tokens, begin, cpu_begin, elapsed = 0, perf_counter(), thread_time(), 0.0
         while elapsed < CALL_SECONDS:
             drawn = len(decoder.generate(random, bos, 1.0))
             length = min(drawn + 1, config.block_size)  # the bos that ends it was computed too
@@ -109,14 +109,17 @@ def time_decode(job, backend, dtype, numerics, seconds):
             lengths.append(length)
             elapsed = perf_counter() - begin
         times.append(elapsed / tokens)
+        cpu_times.append((thread_time() - cpu_begin) / tokens)
         spent += elapsed
-    bytes_a_token = products(config) * weights.itemsize
-    result = {**summary(times[1:] or times, 1), "mean_length": round(float(np.mean(lengths)), 1)}
+    bytes_per_token = products(config) * weights.itemsize
+    result = summary(times[1:] or times, 1)
+    result["cpu_us_per_step"] = float(np.median(cpu_times[1:] or cpu_times)) * 1e6
+    result = {**result, "mean_length": round(float(np.mean(lengths)), 1)}
     compiled = compiled_backend()
     if compiled is not None:
-        bandwidth = compiled.measure_bandwidth(bytes_a_token)
+        bandwidth = compiled.measure_bandwidth(bytes_per_token)
         result["bandwidth_gb_per_s"] = bandwidth
-        result["fraction_of_bound"] = result["tokens_per_s"] * bytes_a_token / (bandwidth * 1e9)
+        result["fraction_of_bound"] = result["tokens_per_s"] * bytes_per_token / (bandwidth * 1e9)
     return result
 
 
@@ -126,7 +129,7 @@ def time_decode_together(job, batch_size, backend, dtype, threads, seconds):
     Returns
     -------
     times : array
-        Seconds a token, of each call.
+        Seconds per token, of each call.
     """
     alphabet = "".join(map(chr, range(ord("0"), ord("0") + job.config.vocab_size - 1)))
     model = GPT(
@@ -198,7 +201,7 @@ def kernel_sizes(name):
 
 
 def summary(times, tokens):
-    """Median and percentiles of seconds a step, and the rate of so many tokens a step."""
+    """Median and percentiles of the seconds per step, and the rate for so many tokens per step."""
     low, median, high = np.percentile(times, (20, 50, 80))
     return {
         "us_per_step": median * 1e6,
@@ -217,7 +220,7 @@ def compiled_backend():
 
 
 def peak_gflops(dtype):
-    """Multiply-adds of one core in 1e9 operations a second; None without the compiled backend."""
+    """Multiply-adds of one core in 1e9 operations per second; None without the compiled backend."""
     compiled = compiled_backend()
     return None if compiled is None else compiled.measure_peak(dtype, seconds=PEAK_SECONDS)
 

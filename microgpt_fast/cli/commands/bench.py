@@ -37,6 +37,25 @@ def add_arguments(parser):
         help="time any program as a whole process; {steps} in it stands for the number of steps",
     )
     parser.add_argument("--original", metavar="FILE", help="time this copy of microgpt.py, with --job a")
+    parser.add_argument("--save", metavar="FILE", help="save the jobs' times here, for a later --against")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="print the ratio of each job's time per step to that of a saved run; exit code 1 if one is beyond --limit",
+    )
+    parser.add_argument(
+        "--against-python",
+        metavar="PYTHON",
+        help="the same against another installation, timed in turn with this one as processes: its Python "
+        "interpreter, or the folder of its virtual environment or of its microgpt_fast",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="X",
+        help="the highest ratio that passes (default: 1.02 in turn, 1.1 against a saved run, above what repeated "
+        "runs of one version differ by)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--csv", metavar="FILE", help="write the results here, one per row")
     parser.add_argument("--plot", metavar="FILE", help="draw sweep and kernels as PNG; needs matplotlib")
