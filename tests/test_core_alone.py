@@ -12,6 +12,8 @@ import pytest
 from microgpt_fast import backends
 from microgpt_fast.config import GPTConfig
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FAST = ["-ffp-contract=fast", "-fno-math-errno"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]

@@ -23,7 +23,7 @@ MODULE = ["-O1"]  # it only checks and passes on
 RELEASE = ["-g0"]
 DEBUG = ["-Og", "-g"]
 SANITIZE = [
-    "-O1",
+    "-O0",
     "-g",
     "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined",
