@@ -9,7 +9,7 @@ from typing import Any
 from . import parameters
 from .parameters import Parameter
 
-ACTIVATIONS = ("relu", "relu2")
+ACTIVATIONS = ("relu", "relu2", "gelu", "silu")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 BOS_PLACES = ("last", "first")
 DATA_MODES = ("lines", "stream", "auto")

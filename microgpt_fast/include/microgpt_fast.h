@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* in the order of config.ACTIVATIONS; docs/kernels.md has the formulas */
-enum { MGF_RELU, MGF_RELU2, MGF_ACTIVATIONS };
+enum { MGF_RELU, MGF_RELU2, MGF_GELU, MGF_SILU, MGF_ACTIVATIONS };
 
 /* The shape of a model; head_dim = n_embd / n_head. */
 typedef struct {
