@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -99,7 +98,7 @@ def test_output_is_utf8_in_any_locale(tmp_path):
 
 
 def test_a_terminal_sees_the_last_step_and_the_samples(names):
-    leader, follower = pty.openpty()
+    leader, follower = pytest.importorskip("pty").openpty()
     process = subprocess.Popen(
         command("train", "--data", names, "--num-steps", 300, "--num-samples", 2),
         stdout=follower,
