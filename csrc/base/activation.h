@@ -52,19 +52,21 @@ typedef void activation_gradient(real *d, ptrdiff_t ld_d, const real *h, ptrdiff
 
 #define ACTIVATION_ROWS(f)                                                                                                 \
     static void f##_rows(real *a, ptrdiff_t ld_a, const real *h, ptrdiff_t ld_h, ptrdiff_t rows, ptrdiff_t columns) {      \
-        for (ptrdiff_t i = 0; i < rows; i++, a += ld_a, h += ld_h)                                                         \
-            for (ptrdiff_t c = 0; c < columns; c += VL) {                                                                  \
-                const int n = lanes_left(c, columns);                                                                      \
-                store_n(a + c, f(load_n(h + c, n)), n);                                                                    \
-            }                                                                                                              \
+        for (ptrdiff_t i = 0; i < rows; i++, a += ld_a, h += ld_h) {                                                       \
+            ptrdiff_t c = 0;                                                                                               \
+            for (; c + VL <= columns; c += VL) store(a + c, f(load(h + c)));                                               \
+            if (c < columns) store_n(a + c, f(load_n(h + c, lanes_left(c, columns))), lanes_left(c, columns));             \
+        }                                                                                                                  \
     }                                                                                                                      \
     static void f##_gradient_rows(real *d, ptrdiff_t ld_d, const real *h, ptrdiff_t ld_h, ptrdiff_t rows,                  \
                                   ptrdiff_t columns) {                                                                     \
-        for (ptrdiff_t i = 0; i < rows; i++, d += ld_d, h += ld_h)                                                         \
-            for (ptrdiff_t c = 0; c < columns; c += VL) {                                                                  \
-                const int n = lanes_left(c, columns);                                                                      \
-                store_n(d + c, f##_gradient(load_n(h + c, n), load_n(d + c, n)), n);                                       \
-            }                                                                                                              \
+        for (ptrdiff_t i = 0; i < rows; i++, d += ld_d, h += ld_h) {                                                       \
+            ptrdiff_t c = 0;                                                                                               \
+            for (; c + VL <= columns; c += VL) store(d + c, f##_gradient(load(h + c), load(d + c)));                       \
+            if (c == columns) continue;                                                                                    \
+            const int n = lanes_left(c, columns);                                                                          \
+            store_n(d + c, f##_gradient(load_n(h + c, n), load_n(d + c, n)), n);                                           \
+        }                                                                                                                  \
     }
 ACTIVATION_ROWS(relu)
 ACTIVATION_ROWS(relu2)
@@ -75,11 +77,12 @@ typedef struct {
     activation_value *value;
     activation_gradient *gradient;
     int needs_input; /* 0: the gradient may take f(h) in place of h, which then need not be kept */
+    int in_tiles;    /* products apply it to tiles in registers; others pass over the product when it is done */
 } activation_functions;
 
 /* by mgf_config.activation */
 static const activation_functions activations[MGF_ACTIVATIONS] = {
-    [MGF_RELU] = {relu_rows, relu_gradient_rows, .needs_input = 0},
+    [MGF_RELU] = {relu_rows, relu_gradient_rows, .in_tiles = 1},
     [MGF_RELU2] = {relu2_rows, relu2_gradient_rows, .needs_input = 1},
     [MGF_GELU] = {gelu_rows, gelu_gradient_rows, .needs_input = 1},
     [MGF_SILU] = {silu_rows, silu_gradient_rows, .needs_input = 1},
