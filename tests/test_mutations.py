@@ -144,7 +144,7 @@ DEFECTS = {
     "cross-entropy's target not subtracted": (
         "kernels/cross_entropy.h",
         ["cross_entropy_backward"],
-        "dlogits[i * V + targets[i]] -= dlosses[i];",
+        "d[target] -= weight;",
         "",
     ),
     "Adam without bias correction of m": (

@@ -52,7 +52,7 @@ DEFECTS = {
     ),
     "the derivative of ReLU is 1 everywhere": (
         EXACT,
-        {"blend(r > splat(0), x, (vec){0}));": "x);"},
+        {"x * blend(r > splat(0), splat(1), (vec){0}));": "x);"},
         1, "gradient", ["layer0.mlp_fc1", "layer0.attn_wo", *QKV, *EMBEDDINGS],
     ),
     "gradients of weights are summed from the first position on": (
