@@ -3,11 +3,14 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from ..config import MODEL_OPTIONS, UsageError
+from ..locks import Writer, refuse_other_writer
 from .checkpoint import FORMAT, replace_file, save
 from .resume import resume_training, save_training
 from .schedule import learning_rates
@@ -26,16 +29,20 @@ CONFIG, METRICS, LAST, BEST, SAMPLES = (
 
 
 class Run:
-    """A training and its folder.
+    """A training and its folder, to which no other process can write a run until `close`.
+
+    It is a context manager, which closes it at the end. See `create` and `resume`.
 
     Parameters
     ----------
     folder : path
     trainer : Trainer
+    writer : locks.Writer
+        Of the folder.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], trainer: Trainer) -> None:
-        self.folder, self.trainer = os.fspath(folder), trainer
+    def __init__(self, folder: str | os.PathLike[str], trainer: Trainer, writer: Writer) -> None:
+        self.folder, self.trainer, self._writer = os.fspath(folder), trainer, writer
         self._saved_at = monotonic()
         self._first = self._logged = trainer.step
         self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
@@ -55,18 +62,20 @@ class Run:
         Raises
         ------
         UsageError
-            if the folder holds a run already.
+            if the folder holds a run already, or another process writes one.
         OSError
             if the folder cannot be written.
         """
-        run = cls(folder, trainer)
-        check_free(folder)
-        constants = {name: getattr(trainer.model.config, name) for name in MODEL_OPTIONS}
-        run._options = {"data": _absolute(data), **constants}
-        to_toml(run._options)  # a name that it cannot keep is found before anything is written
+        options = _options_of(trainer, data)
+        to_toml(options)  # a name that it cannot keep is found before anything is written
         os.makedirs(folder, exist_ok=True)
-        run._write_config()
-        replace_file(run.path(METRICS), b"")
+        writer = Writer(folder)
+        with _released_after_errors(writer):
+            check_free(folder, writer)
+            run = cls(folder, trainer, writer)
+            run._options = options
+            run._write_config()
+            replace_file(run.path(METRICS), b"")
         return run
 
     @classmethod
@@ -89,26 +98,35 @@ class Run:
         Raises
         ------
         UsageError
-            if there is nothing to resume.
+            if there is nothing to resume, or another process writes to the folder.
         OSError
             if something cannot be read.
         """
         folder = os.fspath(folder)
         last = os.path.join(folder, LAST)
         if not os.path.exists(last):
+            refuse_other_writer(folder)
             raise UsageError(f"{folder}: no run to resume: there is no {LAST}")
-        stored = read_toml(os.path.join(folder, CONFIG))
-        from pathlib import Path
-
-        data = data or stored.get("data")
-        data = [data] if isinstance(data, str) else data
-        trainer = resume_training(last, data and [Path(part) for part in data], **options)
-        run = cls(folder, trainer)
-        run._options = {name: stored[name] for name in ("data", *MODEL_OPTIONS) if name in stored}
-        if data:
-            run._options["data"] = _absolute(data)
-        run._logged = trainer.step // run._interval() * run._interval()
+        writer = Writer(folder)
+        with _released_after_errors(writer):
+            stored = read_toml(os.path.join(folder, CONFIG))
+            data = data or stored.get("data")
+            data = [data] if isinstance(data, str) else data
+            trainer = resume_training(last, data and [Path(part) for part in data], **options)
+            run = cls(folder, trainer, writer)
+            run._options = _options_of(trainer, data)
+            run._logged = trainer.step // run._interval() * run._interval()
         return run
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        self._writer.release()
 
     def path(self, name: str) -> str:
         """The path of a file in the folder."""
@@ -128,12 +146,14 @@ class Run:
         if isinstance(event, Evaluation):
             self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
             if event.is_best:
+                self._writer.check()
                 save(self.trainer.model, self.path(BEST))
         if isinstance(event, Evaluation) or monotonic() - self._saved_at > CHECKPOINT_SECONDS:
             self.checkpoint()
 
     def checkpoint(self) -> None:
         """Write the last checkpoint."""
+        self._writer.check()
         self._log_steps()
         if self._lines:
             with open(self.path(METRICS), "a", encoding="utf-8") as file:
@@ -144,11 +164,13 @@ class Run:
 
     def write_samples(self, texts: Iterable[str]) -> None:
         """Write samples of the finished model."""
+        self._writer.check()
         content = "".join(f"--- sample {index}\n{text}\n" for index, text in enumerate(texts, 1))
         replace_file(self.path(SAMPLES), content.encode())
 
     def _begin(self):
         """Write the configuration, whose number of steps is now fixed; remove what a killed process left behind."""
+        self._writer.check()
         for name in os.listdir(self.folder):
             if name.startswith(f".{FORMAT}-") and name.endswith(".tmp"):
                 os.remove(self.path(name))
@@ -195,8 +217,25 @@ def _absolute(data):
     return data and [part if part == "-" else os.path.abspath(part) for part in data]
 
 
-def check_free(folder):
-    """Refuse a folder that holds a run with at least one checkpoint."""
+def _options_of(trainer, data):
+    """What config.toml holds besides the constants of the training."""
+    constants = {name: getattr(trainer.model.config, name) for name in MODEL_OPTIONS}
+    return {"data": _absolute(data), **constants}
+
+
+@contextmanager
+def _released_after_errors(writer):
+    try:
+        yield
+    except BaseException:
+        writer.release()
+        raise
+
+
+def check_free(folder, writer=None):
+    """Refuse a folder to which another than `writer` writes, or that holds a run with at least one checkpoint."""
+    if writer is None:
+        refuse_other_writer(folder)
     if os.path.exists(os.path.join(folder, LAST)):
         raise UsageError(
             f"{folder}: there is a run already: continue it with --resume, or choose another folder"

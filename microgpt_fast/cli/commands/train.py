@@ -48,6 +48,12 @@ def run(options, stdout):
         with users_file("write", save_to):
             check_writable(save_to)
     trainer, kept = make_trainer(given, constants)
+    with kept or nullcontext():
+        return carry_out(trainer, kept, save_to, quiet, stdout)
+
+
+def carry_out(trainer, kept, save_to, quiet, stdout):
+    """Take the steps and draw the samples; returns the exit code."""
     tell(f"training on the {trainer.path} path ({computing(trainer)})")
     for note in (trainer.corpus.note, trainer.note):
         if note:
