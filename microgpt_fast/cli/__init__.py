@@ -1,7 +1,7 @@
 """The command line: finds the command, reports failures in one line.
 
 Exit codes: 0 for success; 1 if the machine failed (a full disk) or `verify` found a difference; 2 if what was
-asked for cannot be done; 130 after Ctrl-C.
+asked for cannot be done; 130 after Ctrl-C, 143 and 129 where SIGTERM or SIGHUP ended a training.
 """
 
 import argparse

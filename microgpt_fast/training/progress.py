@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -41,10 +42,11 @@ class Progress:
             self._bar = _bar_of(self.trainer)
             self._may_draw = self._bar is not None
         if self._bar is not None:
-            self._bar.update(event.step - self._bar.n)
-            self._bar.set_postfix_str(self._figures(), refresh=False)
-            if is_evaluation:
-                self._bar.write(self._line(), file=sys.stderr)
+            with suppress(OSError):  # a terminal that hung up
+                self._bar.update(event.step - self._bar.n)
+                self._bar.set_postfix_str(self._figures(), refresh=False)
+                if is_evaluation:
+                    self._bar.write(self._line(), file=sys.stderr)
         elif is_evaluation or now - self._told >= LINE_SECONDS:
             self._told = now
             tell(self._line())
@@ -52,7 +54,8 @@ class Progress:
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
 
     def _line(self):
         trainer = self.trainer

@@ -15,11 +15,10 @@ from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
 from ..random_stream import seeded
 from ..workload import check_memory, default_threads
+from .pace import fix_num_steps, next_count
 from .schedule import learning_rates
 from .thread_trial import trial_of
 
-CHUNK_SECONDS = 0.03  # of training, after which there is a chance to stop or to report
-CHUNK_GROWTH = 8  # the most by which a chunk is larger than the last, until it takes CHUNK_SECONDS
 VALIDATION_ROWS = 4096  # tokens per call in a validation
 
 
@@ -113,7 +112,7 @@ class Trainer:
             numerics=numerics,
             threads=config.threads or default_threads(model_config, tokens),
         )
-        self._trial = None if config.threads else trial_of(self.model, tokens)
+        self.trial = None if config.threads else trial_of(self.model, tokens)
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
 
@@ -190,7 +189,7 @@ class Trainer:
             when a loss is not finite.
         """
         if self.config.time_budget is not None:
-            self._fix_num_steps()
+            fix_num_steps(self)
         count = 1
         while True:
             if self._validation_is_due():
@@ -204,21 +203,21 @@ class Trainer:
             count = min(count, config.num_steps - self.step)
             if config.eval_interval:
                 count = min(count, config.eval_interval - self.step % config.eval_interval)
-            losses, tokens = self._take_steps(count)
+            losses, tokens = self.take_steps(count)
             self.step += count
             self.tokens += tokens
             self._losses.append(losses)
             elapsed = perf_counter() - start
             self.seconds += elapsed
-            if self._trial:
-                self._trial.record(elapsed, tokens)
+            if self.trial:
+                self.trial.record(elapsed, tokens)
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
                 raise UsageError(
                     f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
                     f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
                 )
-            count = _next_count(count, elapsed)
+            count = next_count(count, elapsed)
             yield Steps(self.step, losses)
 
     def validate(self) -> float | None:
@@ -257,8 +256,8 @@ class Trainer:
         self.evaluations.append(event)
         return event
 
-    def _take_steps(self, count):
-        """The next steps: (their losses, the number of tokens predicted)."""
+    def take_steps(self, count: int) -> tuple[NDArray[np.float64], int]:
+        """Take the next steps, without any note of them: (their losses, the number of tokens predicted)."""
         config, model = self.config, self.model
         sequences = config.batch_size * config.gradient_accumulation_steps
         starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
@@ -310,45 +309,6 @@ class Trainer:
                 self._gradient, model.parameters, tokens, starts[part], lengths[part]
             ).mean()
         return loss / config.gradient_accumulation_steps
-
-    def _fix_num_steps(self):
-        """Measure the speed, and replace the budget by the number of steps that it allows, at most a tenth for warm-up.
-
-        The parameters and moments are afterwards what they were before.
-        """
-        begin = perf_counter()
-        budget, config = self.config.time_budget, self.config
-        kept = [array.copy() for array in (self.model.parameters, self.moments)]
-        count, times = 1, []
-        while len(times) < 4 or perf_counter() - begin < budget / 40:
-            start = perf_counter()
-            tokens = self._take_steps(count)[1]
-            elapsed = perf_counter() - start
-            if self._trial and not self._trial.is_over:
-                self._trial.record(elapsed, tokens)
-            elif count == config.num_steps or elapsed > CHUNK_SECONDS / 2:
-                times.append(elapsed / count)
-            count = min(_next_count(count, elapsed), config.num_steps)
-        seconds_a_step = float(np.median(times))
-        last = 0.0  # seconds of the validation at the end
-        if self.batches.validation is not None:
-            start = perf_counter()
-            self.validate()
-            last = perf_counter() - start
-            if config.eval_interval:
-                seconds_a_step += last / config.eval_interval
-        self.model.parameters[:], self.moments[:] = kept
-        spent = perf_counter() - begin
-        num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
-        self.seconds = spent
-        warmup = min(config.warmup_steps, num_steps // 10)
-        config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
-        self.config = self.model.train_config = config
-
-
-def _next_count(count, seconds):
-    """Number of steps of the next chunk, after a chunk of `count` steps that took `seconds`."""
-    return max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / seconds)))
 
 
 def train(

@@ -1,6 +1,5 @@
 """What several commands share: options by name, and failures in one line."""
 
-import signal
 from contextlib import contextmanager
 
 from ...config import ACTIVATIONS, UsageError
@@ -80,23 +79,3 @@ def users_file(verb, path):
         yield
     except OSError as error:
         raise UsageError(f"cannot {verb} {file_of(error, path)}: {error.strerror or error}") from None
-
-
-@contextmanager
-def stop_on_interrupt(trainer):
-    """Let Ctrl-C in here end the training after the current steps, and a second Ctrl-C the program."""
-
-    def stop(number, frame):
-        if trainer.stopping:
-            raise KeyboardInterrupt
-        trainer.stopping = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # only the main thread may; elsewhere no Ctrl-C arrives
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

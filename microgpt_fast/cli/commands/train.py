@@ -4,7 +4,8 @@ from contextlib import nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
-from .common import CONSTANTS, add_constants, add_raw, fail, stop_on_interrupt, users_file
+from ..signals import stop_on_signals
+from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
@@ -60,7 +61,7 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
             tell(note)
     stdout.survives_pipe = bool(save_to or kept)
     write_head(trainer, stdout)
-    with stop_on_interrupt(trainer):
+    with stop_on_signals(trainer) as ending:
         train(trainer, kept, quiet, stdout)
         if save_to is not None:
             from ...training.checkpoint import save
@@ -75,7 +76,9 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
     stdout.flush()
     if trainer.stopping:
         saved = f"; saved {save_to or kept.folder}" if save_to or kept else ""
-        return fail(130, f"interrupted after step {trainer.step} of {config.num_steps}{saved}")
+        return fail(
+            ending.exit_code, f"{ending.reason} after step {trainer.step} of {config.num_steps}{saved}"
+        )
     if trainer.ended:
         tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
     if trainer.step and trainer.seconds:
