@@ -84,7 +84,7 @@ def test_numbers_of_numpy_become_plain():
         ("n_layer", "2"),
         ("n_layer", True),
         ("n_layer", None),
-        ("activation", "gelu"),
+        ("activation", "gilu"),
         ("activation", None),
         ("num_steps", -1),
         ("num_steps", 2**60),

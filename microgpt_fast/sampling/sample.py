@@ -11,6 +11,8 @@ from ..random_stream import RandomStream, sampling_weights, seeded
 
 STREAM_TOKENS = 500  # of a sample if the model was trained on one long text and no length was asked for
 
+NOT_FINITE = "the model's logits are not finite, so that no sample can be drawn: did its training diverge?"
+
 
 def generate(
     model: GPT,
@@ -99,10 +101,10 @@ def samples(
         random = seeded(config.seed, model.backend)
     bos = model.tokenizer.bos
     decoder = model.engine.decoder(model.parameters)
-    if config.num_samples and not np.isfinite(decoder.step(bos, 0)).all():
-        raise UsageError(
-            "the model's logits are not finite, so that no sample can be drawn: did its training diverge?"
-        )
+    if config.num_samples and not np.isfinite(model.parameters).all():
+        raise UsageError(NOT_FINITE)
+    if config.num_samples:
+        check_finite(decoder.step(bos, 0))
     is_stream = trained.data_mode == "stream"
     is_plain = batch_size == 1 and not is_stream and all(value is None for value in options.values())
     if not is_plain:
@@ -118,6 +120,12 @@ def samples(
             yield (model.tokenizer.decode(decoder.generate(random, bos, config.temperature)),)
         else:
             yield writer.pieces()
+
+
+def check_finite(logits):
+    """Refuse to draw from logits that are not finite."""
+    if not np.isfinite(logits).all():
+        raise UsageError(NOT_FINITE)
 
 
 class Writer:
@@ -208,6 +216,7 @@ class Writer:
 
     def weights(self, logits):
         """The weights to draw the next token with, float64 [..., V], from logits [..., V]."""
+        check_finite(logits)
         weights = sampling_weights(logits, self.temperature)
         if self.takes_all:
             return weights

@@ -9,6 +9,7 @@ from ..config import MAX_STEPS
 
 CHUNK_SECONDS = 0.03  # of training, after which there is a chance to stop or to report
 CHUNK_GROWTH = 8  # the most by which a chunk is larger than the last, until it takes CHUNK_SECONDS
+MEASURED = 60.0  # the most seconds for which the speed is measured, but for slow steps
 SHORTEST = 1e-9  # seconds that anything takes; clocks may say 0
 
 
@@ -31,7 +32,7 @@ def fix_num_steps(trainer):
     begin = perf_counter()
     budget, config = trainer.config.time_budget, trainer.config
     kept = [array.copy() for array in (trainer.model.parameters, trainer.moments)]
-    seconds_a_step = _seconds_a_step(trainer, begin + budget / 40)
+    seconds_a_step = _seconds_a_step(trainer, begin + min(budget / 40, MEASURED))
     last = 0.0  # seconds of the validation at the end
     if trainer.batches.validation is not None and not trainer.stopping:
         start = perf_counter()
@@ -43,7 +44,8 @@ def fix_num_steps(trainer):
     trainer.seconds = spent = perf_counter() - begin
     if trainer.stopping:
         return
-    num_steps = min(MAX_STEPS, max(1, int((0.97 * budget - spent - last) / max(seconds_a_step, SHORTEST))))
+    steps = (0.97 * budget - spent - last) / max(seconds_a_step, SHORTEST)
+    num_steps = int(max(1, min(steps, MAX_STEPS)))
     warmup = min(config.warmup_steps, num_steps // 10)
     config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
     trainer.config = trainer.model.train_config = config

@@ -9,12 +9,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ..config import MODEL_OPTIONS, UsageError
+from ..config import MAX_STEPS, MODEL_OPTIONS, UsageError, check_integer, shown
 from ..locks import Writer, refuse_other_writer
 from .checkpoint import FORMAT, replace_file, save
 from .resume import resume_training, save_training
 from .schedule import learning_rates
 from .settings import read_toml, to_toml
+from .stored import mapping
 from .trainer import Evaluation, Steps, Trainer
 
 CHECKPOINT_SECONDS = 30  # between checkpoints: the most training that a crash loses
@@ -153,6 +154,8 @@ class Run:
 
     def checkpoint(self) -> None:
         """Write the last checkpoint."""
+        if not self._has_begun:
+            self._begin()
         self._writer.check()
         self._log_steps()
         if self._lines:
@@ -184,10 +187,10 @@ class Run:
     def _knows(self, line):
         """Whether the checkpoint from which the run continues was written after this line of the metrics."""
         try:
-            values = json.loads(line)
-            return values["step"] <= (self._validated if "val_loss" in values else self._first)
-        except (ValueError, KeyError, TypeError):  # not a whole line
+            values = _metrics_of(line)
+        except ValueError:  # not a whole line
             return False
+        return values["step"] <= (self._validated if "val_loss" in values else self._first)
 
     def _write_config(self):
         constants = {**self._options, **asdict(self.trainer.config)}
@@ -243,9 +246,38 @@ def check_free(folder, writer=None):
 
 
 def read_metrics(folder):
-    """The complete lines of a run's metrics.jsonl, as dictionaries."""
-    with open(os.path.join(folder, METRICS), "rb") as file:
-        return [json.loads(line) for line in file.read().split(b"\n")[:-1]]
+    """The complete lines of a run's metrics.jsonl, as dictionaries of numbers.
+
+    Raises
+    ------
+    UsageError
+        for a line that is none of metrics.
+    OSError
+        if the file cannot be read.
+    """
+    path = os.path.join(folder, METRICS)
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")[:-1]
+    metrics = []
+    for number, line in enumerate(lines, 1):
+        try:
+            metrics.append(_metrics_of(line))
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number} is not one of metrics ({error})") from None
+    return metrics
+
+
+def _metrics_of(line):
+    """A line of metrics as a dictionary; NaN is allowed, which older versions wrote."""
+    try:
+        values = mapping(json.loads(line), "it")
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    check_integer("step", values.get("step"), low=0, high=MAX_STEPS)
+    for name, value in values.items():
+        if type(value) not in (int, float) or abs(value) > MAX_STEPS and not isinstance(value, float):
+            raise ValueError(f"{shown(name)} must be a number, not {shown(value)}")
+    return values
 
 
 def _one(step):
