@@ -72,7 +72,7 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     constants = asdict(model.train_config)
     constants.update({name: getattr(model.config, name) for name in MODEL_OPTIONS})
     if constants["time_budget"] is not None:  # saved before the first step
-        del constants["num_steps"]
+        del constants["time_budget" if options.get("num_steps") is not None else "num_steps"]
     elif options.get("time_budget") is not None:
         raise UsageError("a resumed training cannot have a time_budget: give num_steps")
     for name in FIXED:

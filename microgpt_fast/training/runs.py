@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import numpy as np
 
 from ..config import MAX_STEPS, MODEL_OPTIONS, UsageError, check_integer, shown
 from ..locks import Writer, refuse_other_writer
@@ -40,11 +42,16 @@ class Run:
     trainer : Trainer
     writer : locks.Writer
         Of the folder.
+
+    Attributes
+    ----------
+    saved_step : int
+        The number of steps that the last checkpoint holds.
     """
 
     def __init__(self, folder: str | os.PathLike[str], trainer: Trainer, writer: Writer) -> None:
         self.folder, self.trainer, self._writer = os.fspath(folder), trainer, writer
-        self._saved_at = monotonic()
+        self._saved_at, self.saved_step = monotonic(), trainer.step
         self._first = self._logged = trainer.step
         self._validated = trainer.evaluations[-1].step if trainer.evaluations else 0
         self._has_begun = False
@@ -77,6 +84,7 @@ class Run:
             run._options = options
             run._write_config()
             replace_file(run.path(METRICS), b"")
+            run._save()  # what is left of a training that diverges before its next checkpoint
         return run
 
     @classmethod
@@ -126,8 +134,12 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Let other processes write to the folder."""
-        self._writer.release()
+        """Write the metrics that are known, and let other processes write to the folder."""
+        try:
+            with suppress(OSError):  # the checkpoint says as much of the training
+                self._write_metrics()
+        finally:
+            self._writer.release()
 
     def path(self, name: str) -> str:
         """The path of a file in the folder."""
@@ -153,17 +165,25 @@ class Run:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Write the last checkpoint."""
+        """Write the metrics, and the last checkpoint unless training has diverged: then the one before stays."""
         if not self._has_begun:
             self._begin()
         self._writer.check()
+        self._write_metrics()
+        if not self.trainer.step or self.trainer.is_finite():
+            self._save()
+
+    def _save(self):
+        save_training(self.trainer, self.path(LAST))
+        self.saved_step, self._saved_at = self.trainer.step, monotonic()
+
+    def _write_metrics(self):
         self._log_steps()
-        if self._lines:
+        if self._lines and self._has_begun:
+            self._writer.check()
             with open(self.path(METRICS), "a", encoding="utf-8") as file:
                 file.writelines(self._lines)
             self._lines = []
-        save_training(self.trainer, self.path(LAST))
-        self._saved_at = monotonic()
 
     def write_samples(self, texts: Iterable[str]) -> None:
         """Write samples of the finished model."""
@@ -201,18 +221,20 @@ class Run:
 
     def _log_steps(self):
         trainer, interval = self.trainer, self._interval()
-        if trainer.step < self._logged + interval:
-            return
-        losses = trainer.losses
         while trainer.step >= self._logged + interval:
-            end = self._logged + interval
-            loss = float(losses[self._logged : end].mean())
-            rate = float(learning_rates(trainer.config, _one(end - 1))[0])
-            self._log(step=end, loss=loss, learning_rate=rate, seconds=round(trainer.seconds, 3))
-            self._logged = end
+            self._log_mean(self._logged + interval)
+        if trainer.diverged and trainer.step > self._logged:
+            self._log_mean(trainer.step)
+
+    def _log_mean(self, end):
+        trainer = self.trainer
+        loss = float(trainer.losses[self._logged : end].mean())
+        rate = float(learning_rates(trainer.config, np.array([end - 1]))[0])
+        self._log(step=end, loss=loss, learning_rate=rate, seconds=round(trainer.seconds, 3))
+        self._logged = end
 
     def _log(self, **values):
-        self._lines.append(json.dumps(values) + "\n")
+        self._lines.append(json.dumps(values, allow_nan=False) + "\n")
 
 
 def _absolute(data):
@@ -278,9 +300,3 @@ def _metrics_of(line):
         if type(value) not in (int, float) or abs(value) > MAX_STEPS and not isinstance(value, float):
             raise ValueError(f"{shown(name)} must be a number, not {shown(value)}")
     return values
-
-
-def _one(step):
-    import numpy as np
-
-    return np.array([step])

@@ -68,6 +68,8 @@ class Trainer:
     evaluations : list of Evaluation
     stopping : bool
         Set it to end `events` before the last step.
+    diverged : str or None
+        What was not finite. The parameters then are of no use; those of the last checkpoint are.
     ended : str or None
         Why the training ended before its last step, if it did so by itself.
     note : str or None
@@ -120,6 +122,7 @@ class Trainer:
         self.seconds = 0.0
         self.evaluations: list[Evaluation] = []
         self.stopping = False
+        self.diverged: str | None = None
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
         self._losses: list[NDArray[np.float64]] = []
         self._gradient: NDArray[Any] | None = None
@@ -186,7 +189,7 @@ class Trainer:
         Raises
         ------
         UsageError
-            when a loss is not finite.
+            when a loss is not finite, after `Steps` of the last ones that were; `diverged` then says why.
         """
         if self.config.time_budget is not None:
             fix_num_steps(self)
@@ -198,27 +201,59 @@ class Trainer:
                     yield event
             config = self.config
             if self.step >= config.num_steps or self.stopping or self.ended:
+                if self.step and not self.is_finite():
+                    self._diverge(
+                        f"the parameters after step {self.step} are not finite or give no finite loss"
+                    )
                 return
             start = perf_counter()
             count = min(count, config.num_steps - self.step)
             if config.eval_interval:
                 count = min(count, config.eval_interval - self.step % config.eval_interval)
             losses, tokens = self.take_steps(count)
-            self.step += count
-            self.tokens += tokens
-            self._losses.append(losses)
             elapsed = perf_counter() - start
+            bad = np.flatnonzero(~np.isfinite(losses))
+            finite = losses[: bad[0]] if bad.size else losses
+            self.step += len(finite)
+            self.tokens += tokens
             self.seconds += elapsed
+            self._losses.append(finite)
             if self.trial:
                 self.trial.record(elapsed, tokens)
-            bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
-                raise UsageError(
-                    f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
-                    f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
-                )
+                self.diverged = f"the loss of step {self.step + 1} is {losses[bad[0]]}"
             count = next_count(count, elapsed)
-            yield Steps(self.step, losses)
+            if len(finite):
+                yield Steps(self.step, finite)
+            if bad.size:
+                self._diverge(self.diverged)
+
+    def is_finite(self) -> bool:
+        """Whether the model can be used: else training has diverged.
+
+        Its parameters are so small that the squares of a row have a finite sum, as rmsnorm needs, and a sequence has a
+        finite loss.
+        """
+        model = self.model
+        parameters = model.parameters
+        largest = np.sqrt(np.finfo(parameters.dtype).max / model.config.n_embd)
+        if (
+            self.diverged or not -largest < parameters.min() <= parameters.max() < largest
+        ):  # NaN fails as well
+            return False
+        starts, lengths = self.batches.sequences(0, 1)
+        tokens, starts = self.corpus.gather(starts, lengths)
+        return bool(np.isfinite(model.engine.forward(parameters, tokens, starts, lengths)).all())
+
+    def _check_finite(self):
+        if not self.is_finite():
+            self._diverge(f"the parameters after step {self.step} are not finite or give no finite loss")
+
+    def _diverge(self, what):
+        self.diverged = what
+        raise UsageError(
+            f"{what}: training diverged; try a smaller learning_rate ({self.config.learning_rate}) or init_std"
+        )
 
     def validate(self) -> float | None:
         """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile."""
@@ -252,6 +287,9 @@ class Trainer:
         self.seconds += perf_counter() - start
         if loss is None:
             return None
+        if not np.isfinite(loss):
+            self._diverge(f"the validation loss of step {self.step} is {loss}")
+        self._check_finite()
         event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
         self.evaluations.append(event)
         return event

@@ -1,6 +1,6 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
@@ -142,7 +142,7 @@ def train(trainer, kept, quiet, stdout):
     progress = None
     budget = trainer.config.time_budget
     recording = machines_file(kept.folder) if kept else nullcontext()
-    with recording:
+    with recording, way_back(trainer, kept):
         for event in trainer.events():
             if budget is not None:
                 tell(f"a time budget of {budget:g} s allows {trainer.config.num_steps} steps")
@@ -163,6 +163,19 @@ def train(trainer, kept, quiet, stdout):
     if progress:
         progress.close()
     stdout.end_steps()
+
+
+@contextmanager
+def way_back(trainer, kept):
+    """Where training diverges in here, say what is left of it."""
+    try:
+        yield
+    except UsageError as error:
+        if not (trainer.diverged and kept):
+            raise
+        raise UsageError(
+            f"{error}; --resume {kept.folder} --learning-rate X continues from step {kept.saved_step}"
+        ) from None
 
 
 def write_samples(trainer, kept, stdout):
