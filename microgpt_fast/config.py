@@ -126,7 +126,7 @@ class TrainConfig:
     zero_init : bool
         Whether attn_wo and mlp_fc2 start at zero.
     temperature, num_samples : float, int
-        Temperature and number of the samples drawn after training.
+        Temperature and number of the samples drawn after training; at temperature 0 the likeliest token is taken.
     seed : int
         Seed of the one random stream, which gives the order of documents, initial parameters and samples.
     bos : {"last", "first"}
@@ -344,7 +344,9 @@ def _seconds(value):
 
 
 def _temperature(value):
-    number = check_number("temperature", value, "above 0", lambda x: x > 0)
-    if math.isinf(1 / number):
-        raise UsageError(f"temperature must be so large that 1 / temperature is finite, not {shown(value)}")
+    number = check_number("temperature", value, "at least 0", lambda x: x >= 0)
+    if number and math.isinf(1 / number):
+        raise UsageError(
+            f"temperature must be 0 or so large that 1 / temperature is finite, not {shown(value)}"
+        )
     return number

@@ -88,7 +88,12 @@ def check_state(state: Any) -> tuple[int, tuple[int, ...], float | None]:
 
 
 def sampling_weights(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """What `choices` draws the next token by: softmax(logits / temperature) over the last axis, in float64."""
+    """What `choices` draws the next token by: softmax(logits / temperature) over the last axis, in float64.
+
+    At temperature 0, its limit: the first of the largest logits has all the weight.
+    """
+    if not temperature:
+        return (np.arange(logits.shape[-1]) == logits.argmax(-1)[..., None]).astype(np.float64)
     weights = np.exp((logits.astype(np.float64) - logits.max(-1, keepdims=True)) / temperature)
     weights /= weights.sum(-1, keepdims=True)
     return weights

@@ -102,7 +102,6 @@ def test_numbers_of_numpy_become_plain():
         ("eps_adam", 0),
         ("init_std", -0.1),
         ("init_std", float("inf")),
-        ("temperature", 0),
         ("temperature", -1),
         ("temperature", float("nan")),
         ("temperature", 1e-310),

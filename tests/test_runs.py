@@ -286,7 +286,14 @@ def test_prompts_stops_and_truncation(model):
     stopped = mg.generate(model, 1, 1.0, seed=2, stop="nn")
     assert plain[0].partition("nn")[0] == stopped[0] and any("nn" in text for text in plain)
     assert mg.generate(model, 1, prompt="anna", max_new_tokens=0) == ["anna"]
-    for wrong in ({"top_k": 0}, {"top_p": 1.5}, {"max_new_tokens": -1}, {"prompt": "x"}):
+    for wrong in (
+        {"top_k": -1},
+        {"top_k": 0.0},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"max_new_tokens": -1},
+        {"prompt": "x"},
+    ):
         with pytest.raises(ValueError):
             mg.generate(model, 1, **wrong)
 

@@ -30,7 +30,10 @@ CONSTANTS = {
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
     "target_loss": (float, "stop when the validation loss has come down to this"),
     "patience": (int, "stop after this many validations in a row without a better loss; 0 for never"),
-    "temperature": (float, "temperature of sampling: low for likely text, high for varied text"),
+    "temperature": (
+        float,
+        "temperature of sampling: low for likely text, high for varied text; 0 takes the likeliest",
+    ),
     "seed": (int, "seed of document order, initial parameters and samples"),
     "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
