@@ -4,6 +4,7 @@ A stream orders the documents, draws the initial parameters and then the samples
 them all. The compiled backend has the same stream at compiled speed.
 """
 
+import copyreg
 import math
 from types import ModuleType
 from typing import Any, Protocol
@@ -99,6 +100,17 @@ def sampling_weights(logits: NDArray[np.floating], temperature: float) -> NDArra
     return weights
 
 
+def _restored(kind, state):
+    stream = kind(0)
+    stream.setstate(state)
+    return stream
+
+
+def _reduced(stream):
+    """How pickle and copy keep a stream: by its kind and state."""
+    return _restored, (type(stream), stream.getstate())
+
+
 def seeded(seed: int, backend: ModuleType) -> RandomStream:
     """The stream for a seed: the backend's own, or the standard library's.
 
@@ -108,4 +120,6 @@ def seeded(seed: int, backend: ModuleType) -> RandomStream:
     backend : module
         A backend, as backends.load() returns it.
     """
-    return getattr(backend, "Random", PythonRandom)(seed)
+    kind = getattr(backend, "Random", PythonRandom)
+    copyreg.pickle(kind, _reduced)
+    return kind(seed)

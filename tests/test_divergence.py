@@ -74,7 +74,7 @@ def test_a_last_step_that_overflows_is_no_success(bad, stops, monkeypatch):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_validation_loss_that_is_not_finite_ends_the_training(value, monkeypatch):
-    monkeypatch.setattr(Trainer, "validate", lambda trainer: value)
+    monkeypatch.setattr(Trainer, "held_out_loss", lambda trainer: value)
     trainer = Trainer(NAMES.split(), num_steps=4, val_fraction=0.2, eval_interval=2)
     with pytest.raises(UsageError, match=f"the validation loss of step 2 is {value}: training diverged"):
         [*trainer.events()]

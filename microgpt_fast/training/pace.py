@@ -36,7 +36,7 @@ def fix_num_steps(trainer):
     last = 0.0  # seconds of the validation at the end
     if trainer.batches.validation is not None and not trainer.stopping:
         start = perf_counter()
-        trainer.validate()
+        trainer.held_out_loss()
         last = perf_counter() - start
         if config.eval_interval:
             seconds_a_step += last / config.eval_interval

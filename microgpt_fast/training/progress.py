@@ -8,7 +8,8 @@ from typing import Any
 
 from ..messages import tell
 from ..workload import operations_a_token
-from .trainer import Evaluation, Steps, Trainer
+from .events import Evaluation, Steps
+from .trainer import Trainer
 
 QUIET_SECONDS = 2  # shorter trainings are not reported
 LINE_SECONDS = 10  # between two lines

@@ -32,7 +32,19 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     trainer : Trainer
         To be saved between two events.
     path : path
+
+    Raises
+    ------
+    RuntimeError
+        where another thread is at work with the Trainer.
+    OSError
+        if the file cannot be written.
     """
+    with trainer.alone:
+        _save(trainer, path)
+
+
+def _save(trainer, path):
     state = {
         "step": trainer.step,
         "tokens": trainer.tokens,

@@ -14,11 +14,12 @@ import numpy as np
 from ..config import MAX_STEPS, MODEL_OPTIONS, UsageError, check_integer, shown
 from ..locks import Writer, refuse_other_writer
 from .checkpoint import FORMAT, replace_file, save
+from .events import Evaluation, Steps
 from .resume import resume_training, save_training
 from .schedule import learning_rates
 from .settings import read_toml, to_toml
 from .stored import mapping
-from .trainer import Evaluation, Steps, Trainer
+from .trainer import Trainer
 
 CHECKPOINT_SECONDS = 30  # between checkpoints: the most training that a crash loses
 LINES = 1000  # in metrics.jsonl, the most that are written for the steps of a run

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..config import MAX_STEPS, check_integer, check_number, shown
 from ..random_stream import check_state
-from .trainer import Evaluation
+from .events import Evaluation
 
 MOST_TOKENS = 2**63 - 1
 

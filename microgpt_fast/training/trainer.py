@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +15,13 @@ from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
 from ..random_stream import seeded
 from ..workload import check_memory, default_threads
+from .events import Evaluation, Steps
+from .one_thread import Guarded, OneThread
 from .pace import fix_num_steps, next_count
 from .schedule import learning_rates
 from .thread_trial import trial_of
 
 VALIDATION_ROWS = 4096  # tokens per call in a validation
-
-
-class Steps(NamedTuple):
-    """Some training steps were taken: `step` is the number of all so far, `losses` are those of these steps."""
-
-    step: int
-    losses: NDArray[np.float64]
-
-
-class Evaluation(NamedTuple):
-    """A validation: its loss in nats per token, ends of documents included, and whether it is the best so far."""
-
-    step: int
-    loss: float
-    is_best: bool
 
 
 class Trainer:
@@ -67,7 +54,9 @@ class Trainer:
         Steps taken, tokens predicted in them, and the time that they and the validations took.
     evaluations : list of Evaluation
     stopping : bool
-        Set it to end `events` before the last step.
+        Set it to end `events` before the last step; any thread may.
+    alone : OneThread
+        The context in which steps are taken. Two threads can take turns; at once, the second gets a RuntimeError.
     diverged : str or None
         What was not finite. The parameters then are of no use; those of the last checkpoint are.
     ended : str or None
@@ -121,6 +110,7 @@ class Trainer:
         self.step = self.tokens = 0
         self.seconds = 0.0
         self.evaluations: list[Evaluation] = []
+        self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
@@ -190,7 +180,12 @@ class Trainer:
         ------
         UsageError
             when a loss is not finite, after `Steps` of the last ones that were; `diverged` then says why.
+        RuntimeError
+            where another thread is at work with this Trainer.
         """
+        return Guarded(self._events(), self.alone)
+
+    def _events(self):
         if self.config.time_budget is not None:
             fix_num_steps(self)
         count = 1
@@ -256,7 +251,18 @@ class Trainer:
         )
 
     def validate(self) -> float | None:
-        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile."""
+        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile.
+
+        Raises
+        ------
+        RuntimeError
+            where another thread is at work with this Trainer.
+        """
+        with self.alone:
+            return self.held_out_loss()
+
+    def held_out_loss(self) -> float | None:
+        """What `validate` returns, for a caller that is alone with this Trainer."""
         starts, lengths = self.batches.validation
         model = self.model
         at_once = max(1, VALIDATION_ROWS // model.config.block_size)
@@ -283,7 +289,7 @@ class Trainer:
 
     def _validate(self):
         start = perf_counter()
-        loss = self.validate()
+        loss = self.held_out_loss()
         self.seconds += perf_counter() - start
         if loss is None:
             return None

@@ -137,7 +137,7 @@ def write_head(trainer, stdout):
 
 def train(trainer, kept, quiet, stdout):
     """Take the steps, show them, and keep them in the run's folder."""
-    from ...training.trainer import Steps
+    from ...training.events import Steps
 
     progress = None
     budget = trainer.config.time_budget
