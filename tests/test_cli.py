@@ -180,7 +180,7 @@ def test_version_and_help(run):
         ("train --batch-size 1000000000000", "batch_size"),
         ("train --learning-rate nan", "learning_rate.*nan"),
         ("train --beta1 inf", "beta1.*inf"),
-        ("train --temperature 0", "temperature.*0"),
+        ("train --temperature -1", "temperature.*-1"),
         ("train --num-steps -1", "num_steps must be at least 0, not -1"),
         ("train --preset microgtp", "did you mean microgpt?"),
         ("train --backend torch", "unknown backend 'torch'"),
