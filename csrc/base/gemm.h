@@ -163,15 +163,6 @@ static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdi
         b);
 }
 
-/* C = scale C + A^T B, row by row of C */
-static void gemm_scaled(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a, matrix b, real *c,
-                        ptrdiff_t ld_c, const real *scale) {
-    run_product(
-        (tile_arguments){
-            .K = K, .a = a, .ld_a = ld_a, .transposed = 1, .c = c, .ld_c = ld_c, .mode = ROW_SCALE_ADD, .scale = scale},
-        M, N, b);
-}
-
 /* ACTIVATE: C = A B, aux = f(C), and aux may be C.  ACTIVATE_GRADIENT: C = A B f'(aux). */
 static void gemm_activated(tile_mode mode, const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                            const real *a, ptrdiff_t ld_a, matrix b, real *c, ptrdiff_t ld_c, real *aux, ptrdiff_t ld_aux) {
