@@ -15,7 +15,7 @@
 
 /* f(h), and d f'(h) */
 INLINE vec relu(vec h) { return vmax((vec){0}, h); } /* in this order NaN stays NaN */
-INLINE vec relu_gradient(vec h, vec d) { return blend(h > (vec){0}, d, (vec){0}); }
+INLINE vec relu_gradient(vec h, vec d) { return d * blend(h > (vec){0}, splat(1), (vec){0}); } /* NaN times 0 is NaN */
 
 INLINE vec relu2(vec h) { return relu(h) * relu(h); }
 INLINE vec relu2_gradient(vec h, vec d) { return relu(h) * (d + d); }

@@ -155,15 +155,6 @@ static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdi
         b);
 }
 
-/* C = scale C + A^T B, row by row of C */
-static void gemm_scaled(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a, matrix b, real *c,
-                        ptrdiff_t ld_c, const real *scale) {
-    run_product(
-        (tile_arguments){
-            .K = K, .a = a, .ld_a = ld_a, .transposed = 1, .c = c, .ld_c = ld_c, .mode = ROW_SCALE_ADD, .scale = scale},
-        M, N, b);
-}
-
 /* h = A B,  a = f(h); where the gradient needs no h, h may be a, and is not kept */
 static void gemm_activated(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
                            ptrdiff_t ld_x, matrix b, real *h, ptrdiff_t ld_h, real *a, ptrdiff_t ld_a) {

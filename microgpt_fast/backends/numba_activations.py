@@ -6,7 +6,7 @@ places in config.ACTIVATIONS.
 
 |       | value f(h)   | gradient d f'(h)               | kept      |
 |-------|--------------|--------------------------------|-----------|
-| relu  | max(h, 0)    | d where h > 0                  | max(h, 0) |
+| relu  | max(h, 0)    | d [h > 0]                      | max(h, 0) |
 | relu2 | max(h, 0)^2  | d 2 max(h, 0)                  | max(h, 0) |
 | gelu  | h sigmoid(z) | d (s + h s (1 - s) z'),        | h         |
 | silu  | h sigmoid(z) | with s = sigmoid(z)            | h         |
@@ -71,9 +71,9 @@ def value(h, activation):
 def gradient(d, h, activation):
     """d f'(h), lane by lane"""
     if activation == RELU:
-        return where(h > 0, d, 0)
+        return where(h > 0, d, d * 0)  # NaN times 0 is NaN
     if activation == RELU2:
-        return d * (2 * maximum(h, 0))
+        return d * (2 * maximum(0, h))
     return _gated_gradient(d, h, activation)
 
 
