@@ -27,7 +27,7 @@ ALL = ["lm_head", *BLOCK, *EMBEDDINGS]
 DEFECTS = {
     "keys get a gradient from one query only": (
         EXACT,
-        {"g->rows + s * T + s, T, q, T, g->D, VL, n - s);": "g->rows + s * T + s, T, q, T, g->D, VL, 1);"},
+        {"g->rows + s * T + s, T, q, T, g->D, columns, n - s);": "g->rows + s * T + s, T, q, T, g->D, columns, 1);"},
         1, "gradient", ["layer0.attn_wk", *EMBEDDINGS],
     ),
     "the second half of rmsnorm's x * x is forgotten": (
@@ -73,8 +73,7 @@ DEFECTS = {
     ),
     "values get no gradient from later blocks of queries": (
         FAST,
-        {"b.rows, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld,":
-         "1, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld,"},
+        {"add_to_keys(dv + k * h.ld, h.ld, p, b, d_o,": "if (!q) add_to_keys(dv + k * h.ld, h.ld, p, b, d_o,"},
         1, "gradient", ["layer0.attn_wv", *EMBEDDINGS],
     ),
     "rmsnorm is taken for a scaling by a constant": (
