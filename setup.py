@@ -1,57 +1,23 @@
 """Builds the compiled backend: csrc once per instruction set and dtype, and the Cython module over it.
 
 Where there is no C compiler the package installs without it and runs on its other backends; where there is one, failing
-compilation fails the installation.
+compilation fails the installation. CONTRIBUTING.md has the commands of a development build.
 """
 
 import os
-import platform
 import shutil
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import OptionError
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the package itself, which needs nothing to make its Cython declarations
-from microgpt_fast.native import codegen  # noqa: E402
-
-INCLUDE = ["microgpt_fast/include", "csrc"]
-
-# No -march=native and no -ffast-math: what is installed runs on every processor of its kind and leaves the process's
-# floating-point modes alone.
-COMMON = ["-std=gnu11", "-O3", "-fvisibility=hidden"]
-FAST = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-EXACT = ["-ffp-contract=off", "-fno-builtin"]
-MODULE = ["-O1"]  # it only checks and passes on
-INSTRUCTION_SETS = {"baseline": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
-    INSTRUCTION_SETS["avx512"] = [
-        "-mavx512f",
-        "-mavx512dq",
-        "-mavx512bw",
-        "-mavx512vl",
-        "-mfma",
-        "-mprefer-vector-width=512",
-    ]
-
-
-def core_units():
-    """(source, object folder, macros, flags) of every unit of the C core, those that take the longest first."""
-    for isa, flags in reversed(INSTRUCTION_SETS.items()):
-        if isa == "baseline" and "avx2" in INSTRUCTION_SETS:
-            flags = ["-O2"]  # compiles sooner, and runs as fast as -O3's
-        for bits in (64, 32):
-            macros = [("REAL_BITS", str(bits)), ("MGF_TABLE", f"mgf_f{bits}_{isa}")]
-            yield "csrc/variant.c", f"{isa}_f{bits}", macros, FAST + flags
-    for isa, flags in INSTRUCTION_SETS.items():
-        yield "csrc/exact.c", f"{isa}_exact", [("MGF_EXACT_TABLE", f"mgf_exact_{isa}")], EXACT + flags
-    yield "csrc/random.c", "common", [], EXACT
-    yield "csrc/threads.c", "common", [], []
-    yield "csrc/dispatch.c", "common", [], []
+from microgpt_fast.native import build, codegen  # noqa: E402
 
 
 def has_gnu_compiler(compiler):
@@ -60,7 +26,35 @@ def has_gnu_compiler(compiler):
 
 
 class build_core(build_ext):
-    """build_ext that compiles the module and every unit of the C core with its own flags, on all processors."""
+    """build_ext that compiles what is out of date: the module and the units of the C core, on all processors."""
+
+    user_options = [
+        *build_ext.user_options,
+        ("isa=", None, f"compile these instruction sets alone, of {','.join(build.FEATURES)}"),
+        ("sanitize", None, "compile with gcc's or clang's AddressSanitizer and UndefinedBehaviorSanitizer"),
+    ]
+    boolean_options = [*build_ext.boolean_options, "sanitize"]
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.isa = ",".join(build.FEATURES)
+        self.sanitize = False
+
+    def finalize_options(self):
+        kind = "sanitize" if self.sanitize else "debug" if self.debug else "release"
+        self.options = getattr(build, kind.upper())
+        if (
+            self.build_temp is None or self.editable_mode
+        ):  # so that the next build finds the objects of this one
+            self.build_temp = f"build/{kind}-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        wanted = self.isa.split(",")
+        self.isas = [name for name in build.FEATURES if name in wanted]
+        if set(wanted) != set(self.isas):
+            raise OptionError(f"--isa={self.isa}: choose from {','.join(build.FEATURES)}")
+        super().finalize_options()
+        self.force = (
+            True  # link and copy, which takes no time: what is linked does not follow from dates alone
+        )
 
     def build_extension(self, ext):
         if not has_gnu_compiler(self.compiler):
@@ -69,28 +63,22 @@ class build_core(build_ext):
                 file=sys.stderr,
             )
             return
-        debug = ["-g0"] if not self.debug else ["-g"]
 
         def compile_unit(unit):
-            source, folder, macros, flags = unit
-            return self.compiler.compile(
-                [source],
-                output_dir=os.path.join(self.build_temp, folder),
-                macros=macros,
-                include_dirs=INCLUDE,
-                extra_postargs=COMMON + debug + flags,
-            )
+            return build.compile_unit(self.compiler, unit, self.build_temp, self.options)
 
         def compile_module():
             from Cython.Build import cythonize
 
             [module] = cythonize([ext], compiler_directives={"language_level": 3})
-            return compile_unit((module.sources[0], "module", [], MODULE))
+            return compile_unit(build.Unit(module.sources[0], "module", [], build.MODULE))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            units = [pool.submit(compile_module), *(pool.submit(compile_unit, unit) for unit in core_units())]
-            ext.extra_objects = [name for unit in units for name in unit.result()]
-        ext.sources, ext.depends = [], ext.sources + ext.depends  # all that is left is to link
+            module = pool.submit(compile_module)  # first, since it takes the longest
+            units = [pool.submit(compile_unit, unit) for unit in build.core_units(self.isas)]
+            ext.extra_objects = [unit.result() for unit in [module, *units]]
+        ext.sources = []  # all that is left is to link
+        ext.extra_link_args = self.options if self.sanitize else []
         super().build_extension(ext)
 
     def copy_extensions_to_source(self):
@@ -104,8 +92,7 @@ def extension():
     return Extension(
         "microgpt_fast.backends.cython_backend",
         ["microgpt_fast/backends/cython_backend.pyx"],
-        include_dirs=INCLUDE,
-        depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.[ch]"))],
+        include_dirs=build.INCLUDE,
         libraries=["m", "pthread"] if os.name == "posix" else [],
         optional=False,
     )

@@ -1,12 +1,24 @@
-/* Compiled without flags for an instruction set, since it runs before one is chosen. With MGF_BASELINE_ONLY a program
- * is content with the baseline's tables. */
+/* Compiled without flags for an instruction set, since it runs before one is chosen. */
 #include "dispatch.h"
 
-#if defined(__x86_64__) && !defined(MGF_BASELINE_ONLY)
-#define SEVERAL 1
+/* The instruction sets whose tables are linked, from the plainest to the widest. A build of some of them says which:
+ * -D'MGF_ISAS(X)=X(baseline) X(avx2)'. */
+#ifndef MGF_ISAS
+#if defined(__x86_64__)
+#define MGF_ISAS(X) X(baseline) X(avx2) X(avx512)
 #else
-#define SEVERAL 0
+#define MGF_ISAS(X) X(baseline)
 #endif
+#endif
+
+/* The processor's features, and how many of them each instruction set takes, in their order. */
+#if defined(__x86_64__)
+#define FEATURES(X)                                                                                                        \
+    X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")
+#else
+#define FEATURES(X)
+#endif
+enum { baseline_features = 0, avx2_features = 3, avx512_features = 7 };
 
 #define DECLARE(name)                                                                                                      \
     extern const mgf_kernels_f32 mgf_f32_##name;                                                                           \
@@ -15,32 +27,16 @@
     extern const mgf_peak mgf_f32_##name##_peak;                                                                           \
     extern const mgf_peak mgf_f64_##name##_peak;
 #define TABLES(name)                                                                                                       \
-    {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name, &mgf_f32_##name##_peak, &mgf_f64_##name##_peak}
+    {#name, &mgf_f32_##name, &mgf_f64_##name, &mgf_exact_##name, &mgf_f32_##name##_peak, &mgf_f64_##name##_peak},
+#define NEEDED(name) name##_features,
 
-DECLARE(baseline)
-#if SEVERAL
-DECLARE(avx2)
-DECLARE(avx512)
-#endif
-
-static const mgf_instruction_set instruction_sets[] = {
-    TABLES(baseline),
-#if SEVERAL
-    TABLES(avx2),
-    TABLES(avx512),
-#endif
-};
+MGF_ISAS(DECLARE)
+static const mgf_instruction_set instruction_sets[] = {MGF_ISAS(TABLES)};
+static const int needed[] = {MGF_ISAS(NEEDED)};
 
 const mgf_instruction_set *mgf_instruction_set_at(int i) {
     return i < (int)(sizeof instruction_sets / sizeof *instruction_sets) ? &instruction_sets[i] : NULL;
 }
-
-#if defined(__x86_64__)
-#define FEATURES(X)                                                                                                        \
-    X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")
-#else
-#define FEATURES(X)
-#endif
 
 const char *mgf_cpu_feature(int i, int *present) {
 #define FEATURE(index, name)                                                                                               \
@@ -54,8 +50,6 @@ const char *mgf_cpu_feature(int i, int *present) {
 }
 
 int mgf_supported(int i) {
-    /* how many of the features above each instruction set takes, in their order */
-    static const int needed[] = {0, 3, 7};
     for (int feature = 0; feature < needed[i]; feature++) {
         int present = 0;
         mgf_cpu_feature(feature, &present);

@@ -1,35 +1,104 @@
-"""What several test files share: the backends to test, and the runs of the original."""
+"""What several test files share: the tiers, the backends to test, and the runs of the original.
+
+A test is quick unless it is marked: `slow` ones run with plain ``pytest``, `thorough` ones with ``pytest --all`` or
+where their file is named. CONTRIBUTING.md tells when to run which.
+"""
 
 import hashlib
 import math
+import os
 import random
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
+TESTS = Path(__file__).parent
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Processes that write into one cache of Numba's at the same time can take each other's functions.
+    os.environ["NUMBA_CACHE_DIR"] = str(TESTS.parent / "build" / "numba" / worker)
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # NumPy's threads would wait for those of other workers
 
-from microgpt_fast import backends
-from microgpt_fast.config import GPTConfig, TrainConfig
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import tested  # noqa: E402
+
+from microgpt_fast import backends  # noqa: E402
+from microgpt_fast.config import GPTConfig, TrainConfig  # noqa: E402
 
 LIBM = "c64c949aab5b6c0af4cfec8ad4c8f05ecb1bc454de2968818c49a226ea29f5c0"  # of glibc 2.36 on x86-64 with FMA
-TESTS = Path(__file__).parent
 BUILTIN = TESTS.parent / "microgpt_fast" / "datasets" / "us_census_1990_first_names.txt"
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("microgpt_fast")
+    group.addoption("--all", action="store_true", help="run the thorough tests too")
+    group.addoption(
+        "--allow-missing",
+        metavar="NAMES",
+        default="",
+        help="backends and instruction sets, separated by commas, that need not be here although they could",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: runs with plain pytest, not with -m quick")
+    config.addinivalue_line(
+        "markers",
+        "thorough(backend=None): runs with --all alone, or where its file is named; a backend's variant alone",
+    )
+    config.addinivalue_line("markers", "quick: given to every test that is neither slow nor thorough")
+
+
+def _runs_thorough(config):
+    """Whether thorough tests run: with --all, or asked for by a file's name or the mark."""
+    named = (Path(config.invocation_params.dir, argument.split("::")[0]) for argument in config.args)
+    return config.option.all or "thorough" in config.option.markexpr or any(path.is_file() for path in named)
+
+
+def pytest_sessionstart(session):
+    """Refuse to test half without a word, and say what is tested: always, with -q too."""
+    option, reporter = session.config.option, session.config.pluginmanager.get_plugin("terminalreporter")
+    if worker:
+        return
+    if refusal := tested.refusal(list(filter(None, option.allow_missing.split(",")))):
+        raise pytest.UsageError(refusal)
+    if reporter:
+        tier = (option.markexpr or "all") + (
+            "" if _runs_thorough(session.config) else ", none that are thorough (--all)"
+        )
+        for line in [tested.summary(), f"tests: {tier}"]:
+            reporter.write_line(line)
+        if why := tested.outdated():
+            reporter.write_line(f"warning: {why}", yellow=True)
+
+
+def _tier(item):
+    """The tier of a test: of its marks that concern its backend, the slowest."""
+    variant = getattr(item, "callspec", SimpleNamespace(params={})).params.get("backend")
+    name = backends.name_of(variant[0]) if isinstance(variant, tuple) else variant  # of the fixture; or a test's own
+    for tier in ("thorough", "slow"):
+        if any(mark.kwargs.get("backend", name) == name for mark in item.iter_markers(tier)):
+            return tier
+    return "quick"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    tiers = {item: _tier(item) for item in items}
+    for item in items:
+        if tiers[item] == "quick":
+            item.add_marker("quick")
+    if not _runs_thorough(config):
+        items[:] = [item for item in items if tiers[item] != "thorough"]
+        config.hook.pytest_deselected(items=[item for item in tiers if tiers[item] == "thorough"])
+
+
 def _variants():
-    """Each usable backend, once for every instruction set that it has on this CPU."""
-    for name in ("numpy", "numba", "cython"):
-        try:
-            module = backends.load(name)
-        except backends.BackendError:
-            continue
-        for isa in module.isas() if hasattr(module, "isas") else [None]:
-            yield pytest.param((module, isa), id=f"{name}-{isa}" if isa else name)
-
-
-def pytest_report_header():
-    return f"backends to test: {', '.join(variant.id for variant in _variants())}"
+    """Each usable backend, once for every instruction set that it has on this processor."""
+    for name, module, isa in tested.variants():
+        marks = [pytest.mark.slow] if name == "numba" else []  # it compiles first
+        yield pytest.param((module, isa), id=f"{name}-{isa}" if isa else name, marks=marks)
 
 
 @pytest.fixture(params=_variants())

@@ -316,6 +316,7 @@ def test_a_peer_with_other_losses_gets_no_ratio(bench, tmp_path):
     assert peer["ratio"] is None and peer["note"] == "its losses differ" and peer["us_per_step"] == 1e6
 
 
+@pytest.mark.slow
 def test_plots(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
     path = tmp_path / "plot.png"

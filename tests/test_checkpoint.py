@@ -72,6 +72,7 @@ def test_every_truncated_file_is_refused(saved, tmp_path):
             load(tmp_path / "part", backend="numpy")
 
 
+@pytest.mark.slow
 def test_every_damaged_byte_is_found(saved, tmp_path):
     content = bytearray(saved.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")

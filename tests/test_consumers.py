@@ -11,6 +11,8 @@ import pytest
 import microgpt_fast
 from microgpt_fast import backends
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parent.parent
 IGNORED = shutil.ignore_patterns(
     ".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "cython_backend.c"

@@ -16,6 +16,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 def test_examples_run():
     pytest.importorskip("numba")
     try:

@@ -27,7 +27,13 @@ def cross_entropy(logits, targets):
     return (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(targets)), targets]).mean()
 
 
-@pytest.fixture(params=CONFIGS, scope="session")
+# reference.py takes long for two of them
+SETTINGS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ("two-layers", "one-head"))) for name in CONFIGS
+]
+
+
+@pytest.fixture(params=SETTINGS, scope="session")
 def setting(request, flatten):
     """A model at random weights, where gradients do not vanish, a batch, and what is right for them."""
     config = CONFIGS[request.param]
@@ -148,6 +154,7 @@ def assert_a_step_takes_the_gradient(backend, config, params, random, tolerance)
     assert np.array_equal(params, before)
 
 
+@pytest.mark.thorough(backend="numba")  # which compiles for each kind of model
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-3), (np.float64, 1e-11)])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("n_head", [1, 2, 4])
@@ -166,6 +173,7 @@ def test_scores_whose_exponentials_overflow(backend, n_head, sign, dtype, tolera
     assert_a_step_takes_the_gradient(backend, config, params, random, tolerance)
 
 
+@pytest.mark.thorough(backend="numba")  # which compiles for each kind of model
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-3), (np.float64, 1e-11)])
 @pytest.mark.parametrize("logit", [-100, 100, 190, 250, 350])
 def test_logits_whose_exponentials_overflow_or_vanish(backend, logit, dtype, tolerance):
@@ -183,6 +191,7 @@ def test_logits_whose_exponentials_overflow_or_vanish(backend, logit, dtype, tol
     assert_a_step_takes_the_gradient(backend, config, params, random, tolerance)
 
 
+@pytest.mark.thorough(backend="numba")  # which compiles for each kind of model
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("sizes", "batch_size"),

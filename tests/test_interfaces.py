@@ -80,6 +80,7 @@ def test_capsule_follows_the_instruction_set(compiled):
     compiled.use_isa(previous)
 
 
+@pytest.mark.slow
 def test_stub_is_the_module(compiled, tmp_path):
     pytest.importorskip("mypy")
     in_tree = Path(microgpt_fast.__file__).parent.parent == ROOT
@@ -105,6 +106,7 @@ def test_stub_is_the_module(compiled, tmp_path):
     assert Path(microgpt_fast.__file__).with_name("py.typed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", CASES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_jitted_code_calls_the_compiled_kernel(compiled, kernel, dtype):
@@ -124,6 +126,7 @@ def test_jitted_code_calls_the_compiled_kernel(compiled, kernel, dtype):
             assert np.array_equal(arguments[name], value, equal_nan=isinstance(value, np.ndarray)), name
 
 
+@pytest.mark.slow
 def test_jitted_code_with_wrong_arguments_does_not_compile(compiled):
     numba = pytest.importorskip("numba")
     from microgpt_fast import numba_kernels

@@ -20,6 +20,8 @@ from microgpt_fast.backends import numpy_backend as twin
 from microgpt_fast.checking.cases import CASES
 from microgpt_fast.native.signatures import read_signatures
 
+pytestmark = pytest.mark.thorough
+
 DEFECTS = {
     "positions off by one": (
         "kernels/embedding.h",

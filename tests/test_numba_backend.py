@@ -19,6 +19,8 @@ from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.checking.cases import CASES  # noqa: E402
 from microgpt_fast.config import ACTIVATIONS, GPTConfig  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(microgpt_fast.__file__).parent.parent
 
 
@@ -235,6 +237,7 @@ print(numba_simd.VECTOR_BYTES)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not numba_simd.X86, reason="needs an x86-64 processor")
 @pytest.mark.parametrize(
     ("features", "dtype", "bytes_wide"),

@@ -16,6 +16,8 @@ pytest.importorskip("numba")
 
 import microgpt_fast
 
+pytestmark = pytest.mark.thorough
+
 STEPS = ["narrow"]
 DEFECTS = {
     "positions off by one": (

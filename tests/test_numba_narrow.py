@@ -16,6 +16,8 @@ from microgpt_fast.backends import numba_backend, numba_general, numba_layout, n
 from microgpt_fast.backends import numpy_backend as twin  # noqa: E402
 from microgpt_fast.config import GPTConfig  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 STEPS, ADAM = 3, (0.85, 0.99, 1e-8, 0.1)
 RATES = np.array([0.01, 0.008, 0.003])
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
@@ -74,7 +76,17 @@ def assert_parity(job, path="narrow"):
             np.testing.assert_allclose(x, y, rtol=0, atol=bound * max(abs(y).max(), 1e-30), err_msg=name)
 
 
-@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+TWIN_JOBS = [
+    pytest.param(
+        job,
+        id=name,
+        marks=[pytest.mark.thorough] * (name in ("wide-eight-heads", "wide-four-heads", "one-head")),
+    )
+    for name, job in JOBS.items()
+]
+
+
+@pytest.mark.parametrize("job", TWIN_JOBS)
 def test_steps_are_the_twins(job):
     assert_parity(job)
 
@@ -203,6 +215,7 @@ print(t.numba_simd.VECTOR_BYTES)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not numba_simd.X86, reason="needs an x86-64 processor")
 @pytest.mark.parametrize(
     ("features", "jobs", "bytes_wide"),

@@ -10,6 +10,8 @@ from numba import njit
 from microgpt_fast.backends import numba_rows as r
 from microgpt_fast.backends.numba_simd import VECTOR_BYTES, store
 
+pytestmark = pytest.mark.slow
+
 CASES = [(np.float32, 16, 4), (np.float64, 32, 16), (np.float64, 16, 8)]
 
 

@@ -13,6 +13,8 @@ from numba import njit
 
 from microgpt_fast.backends import numba_simd as simd
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [np.float32, np.float64]
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 ROWS = 4
@@ -213,6 +215,7 @@ def test_denormal_numbers_count_as_0_in_between_only(dtype):
 NEEDS_AVX2 = pytest.mark.skipif(simd.VECTOR_BYTES < 32, reason="needs AVX2")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not simd.X86 or "NUMBA_CPU_FEATURES" in os.environ, reason="needs an x86-64 processor's own features"
 )
@@ -222,7 +225,7 @@ NEEDS_AVX2 = pytest.mark.skipif(simd.VECTOR_BYTES < 32, reason="needs AVX2")
 def test_narrower_vectors_pass_these_tests_too(features, bytes_wide):
     settings = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
     settings["EXPECTED_VECTOR_BYTES"] = str(bytes_wide)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
     run = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from test_core_alone import UNITS
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parent.parent
 BACKEND = "microgpt_fast/backends/cython_backend"
 EXACT, FAST = ["--numerics", "exact"], ["--numerics", "fast", "--n-embd", "12", "--n-head", "3"]

@@ -9,6 +9,8 @@ from test_kernels import DTYPES, assert_close, in_float64, label
 from microgpt_fast.backends import numpy_backend as twin
 from microgpt_fast.checking.cases import CASES, RELU, RELU2
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 131, 257, 509, 1031]))
 ROWS = st.one_of(st.integers(0, 20), st.sampled_from([31, 37, 64, 67]))
 FLAG = st.sampled_from([0, 1])

@@ -33,6 +33,7 @@ def split(flat, config):
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_first_steps_are_the_original_bit_for_bit(name, original_run, flatten, same_libm):
     run = original_run(name)
@@ -48,6 +49,7 @@ def test_first_steps_are_the_original_bit_for_bit(name, original_run, flatten, s
         assert flatten(model.parameters).tobytes() == run.figures["final_parameters"].tobytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", RUNS)
 def test_samples_of_the_trained_model_are_the_original(name, original_run):
     run = original_run(name)
@@ -57,6 +59,7 @@ def test_samples_of_the_trained_model_are_the_original(name, original_run):
     assert samples == run.figures["samples"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "relu2"])
 def test_gradients_are_central_differences(activation):
     config = GPTConfig(5, n_layer=2, n_embd=6, n_head=2, block_size=4, activation=activation)

@@ -42,6 +42,7 @@ def in_threads(ask, count=160, threads=8):
         return list(pool.map(ask, range(count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["logits", "score", "generate", "together", "loss"])
 def test_calls_from_threads_answer_as_serial_ones(model, what):
     rng = np.random.default_rng(2)

@@ -60,6 +60,7 @@ def check(tmp_path, program):
     return [line for line in run.stdout.splitlines() if ": error: " in line] + run.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_typed_program_passes_and_mistakes_are_found(tmp_path):
     pytest.importorskip("mypy")
     assert check(tmp_path, PROGRAM) == []

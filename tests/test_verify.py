@@ -48,6 +48,7 @@ def run(capfdbinary, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_backend_is_as_promised(backend, case, words):
     options = {**OPTIONS, **CASES[case]}

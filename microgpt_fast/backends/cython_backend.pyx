@@ -139,6 +139,8 @@ def isa_reason():
     return _reason
 
 
+if not isas():  # a build of a few instruction sets, see CONTRIBUTING.md
+    raise ImportError(f"this processor supports none of the instruction sets compiled here ({', '.join(compiled_isas())})")
 _forced = os.environ.get(ISA_VARIABLE)
 if _forced and _forced not in isas():
     raise ValueError(f"{ISA_VARIABLE}={_forced}: choose one of {', '.join(isas())}")

@@ -1,0 +1,127 @@
+"""How the C core is compiled: its units, their flags, and which of them are out of date.
+
+setup.py calls this; it needs neither NumPy nor a compiled package.
+"""
+
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+INCLUDE = ["microgpt_fast/include", "csrc"]
+
+# No -march=native and no -ffast-math: what is installed runs on every processor of its kind and leaves the process's
+# floating-point modes alone.
+COMMON = ["-std=gnu11", "-O3", "-fvisibility=hidden"]
+FAST = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+EXACT = ["-ffp-contract=off", "-fno-builtin"]
+MODULE = ["-O1"]  # it only checks and passes on
+
+# What comes last and so overrides the above.
+RELEASE = ["-g0"]
+DEBUG = ["-Og", "-g"]
+SANITIZE = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+]
+
+# The processor's features that each instruction set takes, from the plainest to the widest; see csrc/dispatch.c.
+FEATURES = {"baseline": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    FEATURES["avx2"] = ["avx2", "fma"]
+    FEATURES["avx512"] = ["avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"]
+
+
+class Unit(NamedTuple):
+    """One call of the compiler."""
+
+    source: str
+    folder: str  # of its object, below the build's
+    macros: list[tuple[str, str]] = []
+    flags: list[str] = []
+
+
+def flags_of(isa):
+    """What compiles for an instruction set."""
+    flags = [f"-m{feature}" for feature in FEATURES[isa]]
+    return [*flags, "-mprefer-vector-width=512"] if isa == "avx512" else flags
+
+
+def core_units(isas=tuple(FEATURES)):
+    """Every unit of the C core with these instruction sets, those that take the longest first."""
+    for isa in reversed(isas):
+        flags = flags_of(isa)
+        if isa == "baseline" and "avx2" in FEATURES:
+            flags = ["-O2"]  # compiles sooner, and runs as fast as -O3's
+        for bits in (64, 32):
+            macros = [("REAL_BITS", str(bits)), ("MGF_TABLE", f"mgf_f{bits}_{isa}")]
+            yield Unit("csrc/variant.c", f"{isa}_f{bits}", macros, FAST + flags)
+    for isa in isas:
+        yield Unit(
+            "csrc/exact.c", f"{isa}_exact", [("MGF_EXACT_TABLE", f"mgf_exact_{isa}")], EXACT + flags_of(isa)
+        )
+    yield Unit("csrc/random.c", "common", [], EXACT)
+    yield Unit("csrc/threads.c", "common")
+    yield Unit("csrc/dispatch.c", "common", [("MGF_ISAS(X)", " ".join(f"X({isa})" for isa in isas))])
+
+
+def made_from(depfile):
+    """The files that a compiler's -MD lists: the source and every header, the system's and the compiler's own too."""
+    names = re.findall(r"(?:\\[ \n]|\S)+", depfile.read_text().partition(":")[2].replace("\\\n", " "))
+    return [Path(name.replace("\\ ", " ")) for name in names]
+
+
+def is_current(target, command):
+    """Whether an object was made by this command, from files that have not changed since then.
+
+    Beside the object stand its list of files, ``.d``, and a ``.stamp``: the command, dated when it began.
+    """
+    stamp = target.with_suffix(".stamp")
+    try:
+        began = stamp.stat().st_mtime_ns
+        files = made_from(target.with_suffix(".d"))
+        return (
+            target.exists()
+            and stamp.read_text() == command
+            and all(file.stat().st_mtime_ns <= began for file in files)
+        )
+    except FileNotFoundError:
+        return False
+
+
+def compile_unit(compiler, unit, folder, options):
+    """Compile a unit unless its object is current.
+
+    Parameters
+    ----------
+    compiler : setuptools' CCompiler
+    unit : Unit
+    folder : str
+        Where the objects of this kind of build are.
+    options : list of str
+        `RELEASE`, `DEBUG` or `SANITIZE`.
+
+    Returns
+    -------
+    str
+        The object's path.
+    """
+    output_dir = os.path.join(folder, unit.folder)
+    [name] = compiler.object_filenames([unit.source], output_dir=output_dir)
+    target = Path(name)
+    flags = [*COMMON, *unit.flags, *options]
+    command = repr((compiler.compiler_so, compiler.include_dirs, unit.macros, flags))
+    if is_current(target, command):
+        return name
+    stamp, began = target.with_suffix(".stamp"), time.time_ns()
+    stamp.unlink(missing_ok=True)
+    flags += ["-MD", "-MF", str(target.with_suffix(".d"))]
+    compiler.compile([unit.source], output_dir, unit.macros, INCLUDE, extra_postargs=flags)
+    stamp.write_text(command)
+    os.utime(stamp, ns=(began, began))
+    return name
