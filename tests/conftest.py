@@ -76,7 +76,9 @@ def pytest_sessionstart(session):
 def _tier(item):
     """The tier of a test: of its marks that concern its backend, the slowest."""
     variant = getattr(item, "callspec", SimpleNamespace(params={})).params.get("backend")
-    name = backends.name_of(variant[0]) if isinstance(variant, tuple) else variant  # of the fixture; or a test's own
+    name = (
+        backends.name_of(variant[0]) if isinstance(variant, tuple) else variant
+    )  # of the fixture; or a test's own
     for tier in ("thorough", "slow"):
         if any(mark.kwargs.get("backend", name) == name for mark in item.iter_markers(tier)):
             return tier
