@@ -12,6 +12,8 @@ from microgpt_fast import backends
 from microgpt_fast.data.tokenizer import ByteTokenizer
 from microgpt_fast.random_stream import seeded
 
+pytestmark = pytest.mark.slow
+
 COPIES = {
     "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
     "deepcopy": copy.deepcopy,

@@ -14,6 +14,8 @@ from microgpt_fast.training import runs
 from microgpt_fast.training.runs import read_metrics
 from microgpt_fast.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 NAMES = "".join(
     f"{a}{b}\n" for a in ("an", "bel", "cor", "del", "el") for b in ("na", "la", "ra", "mina", "vira", "wina")
 )

@@ -9,6 +9,8 @@ import pytest
 from microgpt_fast.config import GPTConfig
 from microgpt_fast.reference import ReferenceGPT, initial_parameters
 
+pytestmark = pytest.mark.slow
+
 TOKENS = [6, 1, 2, 3, 1, 4, 6]
 VALUES = [float("nan"), float("inf"), float("-inf"), 1e160, 1e308]
 SMALL = {

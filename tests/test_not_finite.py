@@ -9,6 +9,8 @@ from test_kernels import DTYPES, EVERY_CASE, label
 from microgpt_fast.backends import numpy_backend as twin
 from microgpt_fast.checking.cases import CASES
 
+pytestmark = pytest.mark.slow
+
 VALUES = [np.nan, np.inf, -np.inf]
 
 

@@ -14,6 +14,8 @@ from microgpt_fast.training import trainer as training
 from microgpt_fast.training.resume import resume_training, save_training
 from microgpt_fast.training.trainer import Evaluation, Steps, Trainer, train
 
+pytestmark = pytest.mark.slow
+
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
 SMALL = {"n_embd": 8, "n_head": 2, "block_size": 12, "backend": "numpy", "dtype": "float32"}
 

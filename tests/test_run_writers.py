@@ -26,7 +26,7 @@ writer = Writer(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
 """
-pytestmark = pytest.mark.skipif(locks.fcntl is None, reason="needs locks")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(locks.fcntl is None, reason="needs locks")]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from microgpt_fast.training import checkpoint, pace
 from microgpt_fast.training.runs import read_metrics
 from microgpt_fast.training.settings import read_toml, to_toml
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(mg.__file__).parent.parent
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
 SMALL = "--n-embd 8 --n-head 2 --block-size 12 --dtype float32 --batch-size 3 --num-samples 2".split()

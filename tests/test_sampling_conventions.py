@@ -9,6 +9,8 @@ import microgpt_fast as mg
 from microgpt_fast import cli
 from microgpt_fast.random_stream import sampling_weights
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["anna", "bob", "hannah", "otto", "a--b"]
 
 

@@ -11,6 +11,8 @@ from microgpt_fast import backends
 from microgpt_fast.config import GPTConfig
 from microgpt_fast.model import GPT
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["anna", "bob", "hannah", "otto", "ann", "bab", "noah", "hanno"]
 
 

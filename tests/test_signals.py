@@ -14,6 +14,8 @@ from microgpt_fast import cli
 from microgpt_fast.training import checkpoint
 from microgpt_fast.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(mg.__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 JOB = "train --data names.txt --numerics fast --num-steps 1000000000 --num-samples 0".split()

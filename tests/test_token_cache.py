@@ -20,6 +20,8 @@ from microgpt_fast.data.load import load_corpus
 from microgpt_fast.data.text import DataError
 from microgpt_fast.data.token_entry import ABOUT, OFFSETS, TOKENS, VERIFIED
 
+pytestmark = pytest.mark.slow
+
 TEXT = "one\ntwo\nthree\n"
 
 

@@ -14,7 +14,7 @@ from microgpt_fast.training import checkpoint, settings
 
 from . import TARGETS, fuzz, load
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, pytest.mark.thorough]
 REPOSITORY = Path(__file__).parents[2]
 
 
