@@ -14,7 +14,8 @@
  * queries. Within a position, the first sum that reaches a vector visits its elements in ascending order, one
  * subtree after the other; so an element which many sums read collects its gradient from the last of these
  * sums first. A gradient starts from 0, as every sum does, hence it is never -0, and adding a product that is
- * 0 changes nothing: idle lanes and masked terms may carry zeros.
+ * 0 changes nothing: idle lanes and masked terms may carry zeros. Where a term is NaN or infinity that is not so: then
+ * NaN reaches the loss, or the embedding's gradient, and the document is computed again without masked terms.
  *
  * Layout. Lanes are positions: an activation of C features is a matrix [C, T], with T >= n positions a row.
  * No order depends on the position except one at position 0, so each lane does what the original does at its
@@ -108,7 +109,7 @@ static void set_params(model *g, const double *params) {
 }
 
 /* logits may be NULL */
-static double document_forward(const model *g, double *logits, const int32_t *tokens) {
+static double run_forward(const model *g, double *logits, const int32_t *tokens) {
     const ptrdiff_t C = g->C, T = g->T;
     embed(g, g->L ? values_of(g, 0).x : g->x_out, tokens, 0);
     for (ptrdiff_t l = 0; l < g->L; l++) {
@@ -125,8 +126,8 @@ static double document_forward(const model *g, double *logits, const int32_t *to
     return cross_entropy(g, tokens + 1);
 }
 
-/* g->grads = the gradient of the document at hand, after its document_forward */
-static void document_backward(const model *g, const int32_t *tokens) {
+/* g->grads = the gradient of the document at hand, after its run_forward */
+static void run_backward(const model *g, const int32_t *tokens) {
     qkv_order(g);
     loss_backward(g, g->dx, tokens + 1);
     for (ptrdiff_t l = g->L - 1; l >= 0; l--) {
@@ -136,6 +137,27 @@ static void document_backward(const model *g, const int32_t *tokens) {
     memset(g->dc, 0, (size_t)(g->C * g->T) * sizeof(double));
     exact_rmsnorm_backward(g, g->dc, g->dx, g->x0, g->ms_0, g->scale_0);
     embed_backward(g, g->dc, tokens);
+}
+
+static double document_forward(model *g, double *logits, const int32_t *tokens) {
+    g->careful = 0;
+    double loss = run_forward(g, logits, tokens);
+    if (loss == loss) return loss;
+    g->careful = 1;
+    return run_forward(g, logits, tokens);
+}
+
+/* the loss, and g->grads = its gradient */
+static double document_backward(model *g, const int32_t *tokens) {
+    const double loss = document_forward(g, NULL, tokens);
+    run_backward(g, tokens);
+    int is_nan = 0; /* a NaN in keys' or values' gradients reaches every feature of the position */
+    for (ptrdiff_t t = 0; t < g->n; t++) is_nan |= g->dc[t] != g->dc[t];
+    if (!is_nan || g->careful) return loss;
+    g->careful = 1;
+    run_forward(g, NULL, tokens);
+    run_backward(g, tokens);
+    return loss;
 }
 
 /* -1, or the first document with a token or length out of range */
@@ -179,8 +201,7 @@ static ptrdiff_t gpt_backward(double *losses, double *grads, const double *param
     model g;
     lay_out(&g, config, lengths[0], memory);
     set_params(&g, params);
-    losses[0] = document_forward(&g, NULL, tokens + starts[0]);
-    document_backward(&g, tokens + starts[0]);
+    losses[0] = document_backward(&g, tokens + starts[0]);
     for (ptrdiff_t i = 0; i < g.table.count; i++) grads[i] += g.grads[i];
     return -1;
 }
@@ -198,8 +219,7 @@ static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, doub
         model g;
         lay_out(&g, config, lengths[i], memory);
         set_params(&g, params);
-        losses[i] = document_forward(&g, NULL, tokens + starts[i]);
-        document_backward(&g, tokens + starts[i]);
+        losses[i] = document_backward(&g, tokens + starts[i]);
         exact_adam_step(params, m, v, g.grads, g.table.count, lr[i], adam, (double)(first_step + i), g.ask);
     }
     return -1;

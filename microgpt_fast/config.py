@@ -9,7 +9,7 @@ from typing import Any
 from . import parameters
 from .parameters import Parameter
 
-ACTIVATIONS = ("relu", "relu2")
+ACTIVATIONS = ("relu", "relu2", "gelu", "silu")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 BOS_PLACES = ("last", "first")
 DATA_MODES = ("lines", "stream", "auto")
@@ -20,6 +20,8 @@ TOKENIZERS = ("char", "byte")
 MAX_SIZE = 2**31 - 1  # the kernels index tokens and lengths with 32 bits
 MAX_STEPS = 2**53  # step / num_steps is computed in float64
 MAX_THREADS = 1024
+MAX_SEED = 10**1000  # far from the 4300 digits up to which Python writes numbers
+SHOWN = 100  # characters of a wrong value that a message shows
 
 
 class UsageError(ValueError):
@@ -124,7 +126,7 @@ class TrainConfig:
     zero_init : bool
         Whether attn_wo and mlp_fc2 start at zero.
     temperature, num_samples : float, int
-        Temperature and number of the samples drawn after training.
+        Temperature and number of the samples drawn after training; at temperature 0 the likeliest token is taken.
     seed : int
         Seed of the one random stream, which gives the order of documents, initial parameters and samples.
     bos : {"last", "first"}
@@ -180,7 +182,7 @@ class TrainConfig:
         _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
         for name in ("num_samples", "warmup_steps", "eval_interval", "patience"):
             _set(self, name, check_integer(name, getattr(self, name), low=0, high=MAX_STEPS))
-        _set(self, "seed", check_integer("seed", self.seed))
+        _set(self, "seed", check_integer("seed", self.seed, low=-MAX_SEED, high=MAX_SEED))
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip", "init_std"):
             _set(self, name, check_number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
         for name in ("beta1", "beta2", "val_fraction"):
@@ -192,7 +194,7 @@ class TrainConfig:
         _set(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
         _set(self, "temperature", _temperature(self.temperature))
         if not isinstance(self.zero_init, bool):
-            raise UsageError(f"zero_init must be True or False, not {self.zero_init!r}")
+            raise UsageError(f"zero_init must be True or False, not {shown(self.zero_init)}")
         _choice("bos", self.bos, BOS_PLACES)
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("data_mode", self.data_mode, DATA_MODES)
@@ -271,11 +273,20 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     return make_model_config, TrainConfig(**train_fields)
 
 
+def shown(value):
+    """A wrong value as a message shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, lists in lists in lists
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def closest(word, allowed):
-    """'; did you mean ...?' if the word resembles an allowed one, else ''."""
+    """'; did you mean ...?' if the word is a text that resembles an allowed one, else ''."""
     from difflib import get_close_matches
 
-    match = get_close_matches(str(word), allowed, n=1)
+    match = get_close_matches(word[:SHOWN], allowed, n=1) if isinstance(word, str) else []
     return f"; did you mean {match[0]}?" if match else ""
 
 
@@ -285,7 +296,9 @@ def _set(config, name, value):
 
 def _choice(name, value, allowed):
     if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f"unknown {name} {value!r}{closest(value, allowed)} (allowed: {', '.join(allowed)})")
+        raise UsageError(
+            f"unknown {name} {shown(value)}{closest(value, allowed)} (allowed: {', '.join(allowed)})"
+        )
 
 
 def check_integer(name, value, low=None, high=None):
@@ -294,11 +307,11 @@ def check_integer(name, value, low=None, high=None):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise UsageError(f"{name} must be a whole number, not {value!r}") from None
+        raise UsageError(f"{name} must be a whole number, not {shown(value)}") from None
     if low is not None and number < low:
-        raise UsageError(f"{name} must be at least {low}, not {_brief(number)}")
+        raise UsageError(f"{name} must be at least {_brief(low)}, not {_brief(number)}")
     if high is not None and number > high:
-        raise UsageError(f"{name} must be at most {high}, not {_brief(number)}")
+        raise UsageError(f"{name} must be at most {_brief(high)}, not {_brief(number)}")
     return number
 
 
@@ -312,9 +325,9 @@ def check_number(name, value, condition, holds):
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{name} must be a number, not {value!r}") from None
+        raise UsageError(f"{name} must be a number, not {shown(value)}") from None
     if not (math.isfinite(number) and holds(number)):
-        raise UsageError(f"{name} must be a finite number {condition}, not {value!r}")
+        raise UsageError(f"{name} must be a finite number {condition}, not {shown(value)}")
     return number
 
 
@@ -326,12 +339,14 @@ def _seconds(value):
         return float(value) if value[-1:] not in units else float(value[:-1]) * units[value[-1]]
     except ValueError:
         raise UsageError(
-            f"time_budget must be seconds, or a time such as 60s, 10m, 1h, not {value!r}"
+            f"time_budget must be seconds, or a time such as 60s, 10m, 1h, not {shown(value)}"
         ) from None
 
 
 def _temperature(value):
-    number = check_number("temperature", value, "above 0", lambda x: x > 0)
-    if math.isinf(1 / number):
-        raise UsageError(f"temperature must be so large that 1 / temperature is finite, not {value!r}")
+    number = check_number("temperature", value, "at least 0", lambda x: x >= 0)
+    if number and math.isinf(1 / number):
+        raise UsageError(
+            f"temperature must be 0 or so large that 1 / temperature is finite, not {shown(value)}"
+        )
     return number

@@ -38,6 +38,11 @@ class GPT:
         Views of `parameters` by name: matrices [out, in].
     train_config : TrainConfig or None
         How the model was trained, if it was.
+
+    Notes
+    -----
+    It can be copied and pickled, also for a process with other instruction sets. Unpickle nothing that comes from
+    others: to hand on a model, `save` it; `load` executes nothing.
     """
 
     def __init__(
@@ -64,6 +69,15 @@ class GPT:
             parameter.name: self._parameters[parameter.place].reshape(parameter.shape)
             for parameter in config.parameters()
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {
+            "dtype": self.parameters.dtype.name,
+            "backend": backends.name_of(self.backend),
+            "numerics": self.numerics,
+            "threads": self.threads,
+        }
+        return _rebuilt, (self.config, self.tokenizer, options, self.parameters, self.train_config)
 
     @property
     def parameters(self) -> NDArray[Any]:
@@ -139,6 +153,14 @@ class GPT:
             self.parameters, tokens, np.zeros(1, np.int64), np.array([len(ids)], np.int32), logits
         )
         return logits
+
+
+def _rebuilt(config, tokenizer, options, parameters, train_config):
+    """The copy of a model; see `GPT.__reduce__`."""
+    model = GPT(config, tokenizer, **options)
+    model.parameters[:] = parameters
+    model.train_config = train_config
+    return model
 
 
 def resolve_numerics(

@@ -98,6 +98,19 @@ def placed(table: tuple[Parameter, ...]) -> Iterator[Parameter]:
         end = max(end, offset + parameter.size)
 
 
+def runs_by_decay(config: "GPTConfig") -> list[tuple[slice, bool]]:
+    """The flat buffer in parts to all of which weight decay applies, or to none: (part, whether it does)."""
+    runs: list[tuple[slice, bool]] = []
+    for parameter in parameters_of(config):
+        if parameter.tied_to is not None:
+            continue
+        if runs and runs[-1][1] == parameter.decays:
+            runs[-1] = slice(runs[-1][0].start, parameter.place.stop), parameter.decays
+        else:
+            runs.append((parameter.place, parameter.decays))
+    return runs
+
+
 def count(config: "GPTConfig") -> int:
     """Number of parameters: the length of the flat buffer."""
     own = sum(p.size for p in outside_layers(config) if p.tied_to is None)

@@ -4,11 +4,15 @@ A stream orders the documents, draws the initial parameters and then the samples
 them all. The compiled backend has the same stream at compiled speed.
 """
 
+import copyreg
+import math
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+WORDS = 624  # of the Mersenne Twister
 
 
 class RandomStream(Protocol):
@@ -59,11 +63,52 @@ class PythonRandom:
         self._random.setstate(state)
 
 
+def check_state(state: Any) -> tuple[int, tuple[int, ...], float | None]:
+    """A state for `setstate`, from a file: lists in place of tuples are allowed.
+
+    Raises
+    ------
+    ValueError
+        if it is none.
+    """
+    if not (isinstance(state, (list, tuple)) and len(state) == 3 and isinstance(state[1], (list, tuple))):
+        raise ValueError("the state of a random stream must be [version, words, normal deviate]")
+    version, words, gauss = state
+    if type(version) is not int or version != 3 or len(words) != WORDS + 1:
+        raise ValueError("the state of a random stream must be of version 3, with 625 words")
+    *content, index = words
+    if not all(type(word) is int and 0 <= word < 2**32 for word in content):
+        raise ValueError("the words of a random stream must be whole numbers of 32 bits")
+    if type(index) is not int or not 0 <= index <= WORDS or not any(content):
+        raise ValueError(
+            f"the last word of a random stream must lie in 0 ... {WORDS}, and not all others be 0"
+        )
+    if gauss is not None and not (type(gauss) is float and math.isfinite(gauss)):
+        raise ValueError("the normal deviate of a random stream must be a finite number or null")
+    return version, tuple(words), gauss
+
+
 def sampling_weights(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """What `choices` draws the next token by: softmax(logits / temperature) over the last axis, in float64."""
+    """What `choices` draws the next token by: softmax(logits / temperature) over the last axis, in float64.
+
+    At temperature 0, its limit: the first of the largest logits has all the weight.
+    """
+    if not temperature:
+        return (np.arange(logits.shape[-1]) == logits.argmax(-1)[..., None]).astype(np.float64)
     weights = np.exp((logits.astype(np.float64) - logits.max(-1, keepdims=True)) / temperature)
     weights /= weights.sum(-1, keepdims=True)
     return weights
+
+
+def _restored(kind, state):
+    stream = kind(0)
+    stream.setstate(state)
+    return stream
+
+
+def _reduced(stream):
+    """How pickle and copy keep a stream: by its kind and state."""
+    return _restored, (type(stream), stream.getstate())
 
 
 def seeded(seed: int, backend: ModuleType) -> RandomStream:
@@ -75,4 +120,6 @@ def seeded(seed: int, backend: ModuleType) -> RandomStream:
     backend : module
         A backend, as backends.load() returns it.
     """
-    return getattr(backend, "Random", PythonRandom)(seed)
+    kind = getattr(backend, "Random", PythonRandom)
+    copyreg.pickle(kind, _reduced)
+    return kind(seed)

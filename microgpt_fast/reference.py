@@ -7,7 +7,7 @@ computes this model is compared with this file, so nothing here is rearranged fo
 """
 
 from functools import reduce
-from math import exp, log
+from math import exp, log, pi
 from operator import add, mul
 
 _NEW, _OPEN, _DONE = range(3)
@@ -129,7 +129,24 @@ def attend(query, keys, values):
     return [dot(weights, column) for column in zip(*values)]
 
 
-ACTIVATIONS = {"relu": Scalar.relu, "relu2": lambda x: x.relu() ** 2}
+def sigmoid(x):
+    """1 / (1 + e^-x), by an exponential that is at most 1"""
+    if x.value >= 0:
+        return ((x * -1).exp() + 1) ** -1
+    return x.exp() * (x.exp() + 1) ** -1
+
+
+def gelu(x):
+    """The tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³))"""
+    return x * sigmoid((x + x**3 * 0.044715) * (2 * (2 / pi) ** 0.5))
+
+
+ACTIVATIONS = {
+    "relu": Scalar.relu,
+    "relu2": lambda x: x.relu() ** 2,
+    "gelu": gelu,
+    "silu": lambda x: x * sigmoid(x),
+}
 
 
 def initial_parameters(config, random, std=0.08, zero_init=False):

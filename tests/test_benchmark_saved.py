@@ -105,9 +105,9 @@ def test_ratios_and_the_exit_code(run, now, path):
     ]  # fmt: skip
     code, out, err = run("--job", "a", "b", "--against", path, "--limit", "1.08")
     assert (code, err) == (1, "microgpt-fast: more than 1.08 times the time per step of then: a\n")
-    now["b"] = 111, None
+    now["b"] = 116, None
     code, _, err = run("--job", "a", "b", "--against", path)
-    assert (code, err) == (1, "microgpt-fast: more than 1.1 times the time per step of then: b\n")
+    assert (code, err) == (1, "microgpt-fast: more than 1.15 times the time per step of then: b\n")
     code, _, err = run("--job", "b", "a", "--against", path, "--limit", "0.9")
     assert code == 1 and err.endswith("then: b, a\n")
 

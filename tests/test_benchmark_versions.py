@@ -90,7 +90,7 @@ def test_the_ratio_is_the_median_of_pairs():
 
 def test_two_versions_pass_or_fail(run, sides):
     code, out, err = run("--job", "a", "decode", "--against-python", "x")
-    assert (code, err) == (1, "microgpt-fast: more than 1.02 times the time per step of then: a, decode\n")
+    assert (code, err) == (1, "microgpt-fast: more than 1.03 times the time per step of then: a, decode\n")
     assert out.count("ratio 2.000  (2.000 to 2.000 in 20 pairs)") == 2 and "now: /this\nthen: /other\n" in out
     sides.seconds.reverse()
     code, out, _ = run("--job", "a", "--against-python", "x", "--json")
@@ -131,7 +131,7 @@ def test_on_one_thread_the_clock_stands_still_while_others_run(monkeypatch):
     assert hello["threads"] == 1 and len(hello["losses"]) == 3 and min(measure(0.0)) > 0
 
 
-def test_startup_is_timed_as_whole_processes(sides, monkeypatch):
+def test_startup_is_timed_as_whole_processes(sides, monkeypatch, capfd):
     commands = []
 
     def time_program(name, words, environment):
@@ -147,6 +147,10 @@ def test_startup_is_timed_as_whole_processes(sides, monkeypatch):
     monkeypatch.setattr(programs, "time_program", lambda name, *_: (3.0 if name == "this" else 1.0, np.nan))
     row = next(versions.compare(["startup"], {}, 1.0, sides.pair))
     assert row["ratio"] == 3 and row["clock"] == "wall clock"
+    assert capfd.readouterr().err == ""
+    sides.pair[1] = versions.Version("other", "another python", {})
+    next(versions.compare(["startup"], {}, 1.0, sides.pair))
+    assert "note: startup includes what python and another python load at their own" in capfd.readouterr().err
 
 
 def test_where_the_other_version_is(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from microgpt_fast import cli
 from microgpt_fast.data import load as data
 from microgpt_fast.data.load import load_corpus
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 from microgpt_fast import cli
 from microgpt_fast.training.settings import read_toml
 
+pytestmark = pytest.mark.slow
+
 ODD = os.fsdecode(b"caf\xe9")  # a name from an old archive, in Latin-1
 QUICK = ("--num-steps", "5", "--num-samples", "0", "--quiet")
 

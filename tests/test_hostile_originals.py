@@ -4,6 +4,8 @@ import pytest
 
 from microgpt_fast import cli
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = {
     "many operators": "x = " + "not " * 800 + "1\n",
     "more operators": "x = " + "-" * 30_000 + "1\n",

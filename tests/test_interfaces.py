@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,19 @@ def test_jitted_code_with_wrong_arguments_does_not_compile(compiled):
 def test_c_and_python_have_one_table_of_parameters(compiled, sizes):
     config = GPTConfig(11, **sizes)
     assert compiled.parameter_table(config) == list(config.parameters())
+
+
+def test_header_leaves_the_macros_of_its_includer(tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler, cc")
+    source = tmp_path / "user.c"
+    source.write_text(
+        "#include <complex.h>\n"
+        "#define real(z) creal(z)\n#define KERNEL 7\n#define MGF_MODEL 8\n"
+        "#include <microgpt_fast.h>\n"
+        '_Static_assert(KERNEL == 7 && MGF_MODEL == 8, "macros");\n'
+        "double part(double complex z) { return real(z); }\n"
+    )
+    command = ["cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{microgpt_fast.get_include()}"]
+    run = subprocess.run([*command, "-c", source, "-o", tmp_path / "user.o"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -13,6 +13,8 @@ from microgpt_fast import cli
 from microgpt_fast.cli.output import Stdout
 from microgpt_fast.messages import MachineError, file_of, machines_file, printable, tell
 
+pytestmark = pytest.mark.slow
+
 ESCAPED = {
     "\x1b[2J": r"\x1b[2J",
     "\x9b2J": r"\x9b2J",

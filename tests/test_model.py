@@ -97,7 +97,7 @@ def test_a_temperature_near_zero_takes_the_likeliest(model):
 
 def test_generate_refuses_what_cannot_be_drawn(model):
     with pytest.raises(UsageError, match="temperature"):
-        generate(model, 1, temperature=0)
+        generate(model, 1, temperature=-1)
     model.parameters[:] = np.nan
     with pytest.raises(UsageError, match="not finite"):
         generate(model, 1)

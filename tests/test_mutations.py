@@ -74,14 +74,14 @@ DEFECTS = {
     "dv of the last block of queries alone": (
         "kernels/attention.h",
         ["attention_backward"],
-        "gemm(0, ADD, keys, h.D, b.rows, p,",
-        "gemm(0, STORE, keys, h.D, b.rows, p,",
+        "gemm(0, ADD, keys, D, b.rows, p, QUERIES, plain(y, ld_y), x, ld);",
+        "gemm(0, STORE, keys, D, b.rows, p, QUERIES, plain(y, ld_y), x, ld);",
     ),
     "dk dropped across positions": (
         "kernels/attention.h",
         ["attention_backward"],
-        "gemm(0, ADD, keys, h.D, b.rows, ds,",
-        "if (k + keys > q) gemm(0, ADD, min_of(keys, b.rows), h.D, b.rows, ds,",
+        "add_to_keys(dk + k * h.ld, h.ld, ds,",
+        "if (k + keys > q) add_to_keys(dk + k * h.ld, h.ld, ds,",
     ),
     "delta left out": (
         "kernels/attention.h",
@@ -92,13 +92,13 @@ DEFECTS = {
     "the future seen": (
         "kernels/attention.h",
         ["attention_forward", "attention_backward"],
-        "blend(distance < isplat(0),",
-        "blend(distance < isplat(-1),",
+        "lane_numbers() < isplat((integer)(first + i - b.first));",
+        "lane_numbers() < isplat((integer)(first + i - b.first - 1));",
     ),
     "attention's softmax without its maximum": (
         "kernels/attention.h",
         ["attention_forward"],
-        "vec p = vexp(load(s + i * QUERIES) - m);",
+        "vec p = vexp(load(s + i * QUERIES) - shift);",
         "vec p = vexp(load(s + i * QUERIES));",
     ),
     "what was summed before a block not rescaled": (
@@ -122,8 +122,8 @@ DEFECTS = {
     "relu's derivative 1 at 0": (
         "base/activation.h",
         ["mlp_backward"],
-        "blend(h > (vec){0}, d,",
-        "blend(h >= (vec){0}, d,",
+        "blend(h > (vec){0}, splat(1),",
+        "blend(h >= (vec){0}, splat(1),",
     ),
     "relu2's derivative without its 2": (
         "base/activation.h",
@@ -146,7 +146,7 @@ DEFECTS = {
     "cross-entropy's target not subtracted": (
         "kernels/cross_entropy.h",
         ["cross_entropy_backward"],
-        "dlogits[i * V + targets[i]] -= dlosses[i];",
+        "d[target] -= weight;",
         "",
     ),
     "Adam without bias correction of m": (

@@ -35,20 +35,20 @@ DEFECTS = {
         "factor = total * (r if",
         "r *= -0.12\n        factor = total * (r if",
     ),
-    "dk from one query of a block only": (
+    "dk and dv from one query of a block only": (
         ["attention_backward"],
-        "gemm(ADD, keys, D, rows, ds, n, 1, q + at,",
-        "gemm(ADD, keys, D, 1, ds, n, 1, q + at,",
+        "gemm(ADD, whole, D, rows, p, n, 1, y,",
+        "gemm(ADD, whole, D, 1, p, n, 1, y,",
     ),
-    "dv of the last block of queries alone": (
+    "dk and dv of the last block of queries alone": (
         ["attention_backward"],
-        "gemm(ADD, keys, D, rows, p, n, 1, d_o + out,",
-        "gemm(STORE, keys, D, rows, p, n, 1, d_o + out,",
+        "gemm(ADD, whole, D, rows, p, n, 1, y, ld_y, x, ld)",
+        "gemm(STORE, whole, D, rows, p, n, 1, y, ld_y, x, ld)",
     ),
     "relu's derivative 1 at 0 and below": (
         ["mlp_backward"],
-        "return where(h > 0, d, 0)",
-        "return where(h > -1, d, 0)",
+        "return where(h > 0, d, d * 0)",
+        "return where(h > -1, d, d * 0)",
     ),
     "cross-entropy's target not subtracted": (
         ["cross_entropy_backward"],

@@ -12,6 +12,7 @@ from test_kernels import DTYPES, EVERY_CASE, assert_close, in_float64, label
 from microgpt_fast import ops
 from microgpt_fast.backends import numpy_backend as twin
 from microgpt_fast.checking.cases import CASES
+from microgpt_fast.config import ACTIVATIONS
 from microgpt_fast.ops._call import ARGUMENTS, ORDER
 
 RENAMED = {"embedding_backward": {"vocab_size": "V", "block_size": "T"}}
@@ -32,7 +33,7 @@ def call_ops(kernel, arguments, backend, out="given", convert=lambda array: arra
         if value is not None:
             options[name] = value
     if "activation" in options:
-        options["activation"] = ("relu", "relu2")[options["activation"]]
+        options["activation"] = ACTIVATIONS[options["activation"]]
     if kernel == "linear_backward":
         options.update(with_dx=arguments["dx"] is not None, with_dw=arguments["dw"] is not None)
     outputs = CASES[kernel].outputs
@@ -265,8 +266,8 @@ def test_bad_documents_lengths_and_options():
     for wrong in (0, 5, -1):
         with pytest.raises(IndexError, match=rf"lengths\[2\] is {wrong}, not in 1 .. 4"):
             ops.attention_decode(q, cache, cache, [1, 4, wrong, 2, 3])
-    with pytest.raises(ValueError, match="activation must be one of relu, relu2, not 'gelu'"):
-        ops.mlp_forward(q[:, 0], np.ones((4, 3)), np.ones((3, 4)), activation="gelu")
+    with pytest.raises(ValueError, match="activation must be one of relu, .*, not 'swish'"):
+        ops.mlp_forward(q[:, 0], np.ones((4, 3)), np.ones((3, 4)), activation="swish")
     with pytest.raises(ValueError, match="step counts from 1"):
         ops.adamw_step(q, q.copy(), q.copy(), q.copy(), step=0, lr=0.1)
     with pytest.raises(ValueError, match="needs vocab_size"):

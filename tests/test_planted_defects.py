@@ -29,7 +29,7 @@ ALL = ["lm_head", *BLOCK, *EMBEDDINGS]
 DEFECTS = {
     "keys get a gradient from one query only": (
         EXACT,
-        {"g->rows + s * T + s, T, q, T, g->D, VL, n - s);": "g->rows + s * T + s, T, q, T, g->D, VL, 1);"},
+        {"g->rows + s * T + s, T, q, T, g->D, columns, n - s);": "g->rows + s * T + s, T, q, T, g->D, columns, 1);"},
         1, "gradient", ["layer0.attn_wk", *EMBEDDINGS],
     ),
     "the second half of rmsnorm's x * x is forgotten": (
@@ -54,7 +54,7 @@ DEFECTS = {
     ),
     "the derivative of ReLU is 1 everywhere": (
         EXACT,
-        {"blend(r > splat(0), x, (vec){0}));": "x);"},
+        {"x * blend(r > splat(0), splat(1), (vec){0}));": "x);"},
         1, "gradient", ["layer0.mlp_fc1", "layer0.attn_wo", *QKV, *EMBEDDINGS],
     ),
     "gradients of weights are summed from the first position on": (
@@ -75,8 +75,7 @@ DEFECTS = {
     ),
     "values get no gradient from later blocks of queries": (
         FAST,
-        {"b.rows, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld,":
-         "1, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld,"},
+        {"add_to_keys(dv + k * h.ld, h.ld, p, b, d_o,": "if (!q) add_to_keys(dv + k * h.ld, h.ld, p, b, d_o,"},
         1, "gradient", ["layer0.attn_wv", *EMBEDDINGS],
     ),
     "rmsnorm is taken for a scaling by a constant": (

@@ -3,8 +3,7 @@ import sys
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast.training import progress
-from microgpt_fast.training import trainer as training
+from microgpt_fast.training import pace, progress
 from microgpt_fast.workload import operations_a_token
 
 NAMES = ["anna", "bob", "hannah", "otto"]
@@ -16,7 +15,7 @@ def clock(monkeypatch):
     """A clock that goes on by 4 s whenever it is asked."""
     now = iter(range(0, 10**9, 4))
     monkeypatch.setattr(progress, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
+    monkeypatch.setattr(pace, "CHUNK_GROWTH", 1)
 
 
 def watch(**options):

@@ -15,10 +15,11 @@ import pytest
 import microgpt_fast as mg
 from microgpt_fast import cli
 from microgpt_fast.sampling.scoring import score, windows
-from microgpt_fast.training import checkpoint
-from microgpt_fast.training import trainer as training
+from microgpt_fast.training import checkpoint, pace
 from microgpt_fast.training.runs import read_metrics
 from microgpt_fast.training.settings import read_toml, to_toml
+
+pytestmark = pytest.mark.slow
 
 SOURCE = Path(mg.__file__).parent.parent
 TEXT = "".join(f"line {i * i % 37} of a text, {i % 5} times.\n\n" for i in range(60))
@@ -29,7 +30,7 @@ SMALL = "--n-embd 8 --n-head 2 --block-size 12 --dtype float32 --batch-size 3 --
 def run(capfdbinary, monkeypatch, tmp_path):
     """A function of arguments: exit code, stdout and stderr of the program, run beside text.txt."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
+    monkeypatch.setattr(pace, "CHUNK_GROWTH", 1)
     Path("text.txt").write_text(TEXT)
 
     def run(*arguments):
@@ -287,7 +288,14 @@ def test_prompts_stops_and_truncation(model):
     stopped = mg.generate(model, 1, 1.0, seed=2, stop="nn")
     assert plain[0].partition("nn")[0] == stopped[0] and any("nn" in text for text in plain)
     assert mg.generate(model, 1, prompt="anna", max_new_tokens=0) == ["anna"]
-    for wrong in ({"top_k": 0}, {"top_p": 1.5}, {"max_new_tokens": -1}, {"prompt": "x"}):
+    for wrong in (
+        {"top_k": -1},
+        {"top_k": 0.0},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"max_new_tokens": -1},
+        {"prompt": "x"},
+    ):
         with pytest.raises(ValueError):
             mg.generate(model, 1, **wrong)
 

@@ -11,6 +11,8 @@ from microgpt_fast import backends
 from microgpt_fast.config import GPTConfig
 from microgpt_fast.model import GPT
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["anna", "bob", "hannah", "otto", "ann", "bab", "noah", "hanno"]
 
 
@@ -102,3 +104,44 @@ def test_a_decoder_and_a_random_stream_belong_to_one_thread_at_a_time():
         lambda: engine.decoder(params).generate(random, 7, 1.0)
     )
     assert decoder.generate(random, 7, 1.0).size <= 64  # both are free again
+
+
+@pytest.mark.parametrize("use", ["events", "one iterator", "validate", "save"])
+def test_a_trainer_belongs_to_one_thread_at_a_time(use, tmp_path, monkeypatch):
+    run = mg.Trainer(TEXTS * 5, num_steps=6, val_fraction=0.3)
+    events, inside, done, take_steps = run.events(), threading.Event(), threading.Event(), run.take_steps
+
+    def waiting(count):
+        inside.set()
+        assert done.wait(60)
+        return take_steps(count)
+
+    monkeypatch.setattr(run, "take_steps", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(lambda: [*events])
+        assert inside.wait(60)
+        uses = {
+            "events": lambda: next(run.events()),
+            "one iterator": lambda: next(events),
+            "validate": run.validate,
+            "save": lambda: mg.save_training(run, tmp_path / "model"),
+        }
+        try:
+            with pytest.raises(RuntimeError, match="this Trainer is at work in another thread"):
+                uses[use]()
+        finally:
+            done.set()
+        other.result()
+    again = mg.train(TEXTS * 5, num_steps=6, val_fraction=0.3)
+    assert run.losses.tobytes() == again.losses.tobytes()
+    assert run.validate() == again.validate()
+
+
+def test_threads_that_take_turns_train_as_one(monkeypatch):
+    run, again = (mg.Trainer(TEXTS * 5, num_steps=400) for _ in range(2))
+    events = run.events()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        while one.submit(next, events, None).result() and two.submit(next, events, None).result():
+            pass
+    [*again.events()]
+    assert run.losses.tobytes() == again.losses.tobytes() and run.step == 400

@@ -118,10 +118,10 @@ def test_an_installed_package_of_other_sources_is_told(checkout, monkeypatch):
 def run(folder, plugin, *options):
     """Output and exit status of a run of the tests with a plugin."""
     (folder / "without.py").write_text(WITHOUT.get(plugin, ""))
-    path = os.pathsep.join([str(folder), str(tested.PACKAGE.parent)])
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    command = [sys.executable, "-P", "-m", "pytest", "-p", "without", *options]
+    command = [sys.executable, "-P", "-m", "pytest", "-p", "without", *options]  # -P: what is installed
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.stdout + done.stderr, done.returncode
 

@@ -134,14 +134,14 @@ def trained_with_trial(monkeypatch, speeds, **options):
     run = Trainer(
         ["anna", "bob", "hannah"] * 50, dtype="float32", batch_size=64, n_embd=32, num_steps=40, **options
     )
-    take_steps = run._take_steps
+    take_steps = run.take_steps
 
     def slowed(count):
         taken.append(run.model.engine.threads)
         clock[0] += count * speeds[taken[-1]]
         return take_steps(count)
 
-    monkeypatch.setattr(run, "_take_steps", slowed)
+    monkeypatch.setattr(run, "take_steps", slowed)
     monkeypatch.setattr("microgpt_fast.training.trainer.perf_counter", lambda: clock[0])
     for _ in run.events():
         pass
@@ -180,7 +180,7 @@ def test_small_steps_and_exact_numerics_try_no_threads(compiled, monkeypatch):
     monkeypatch.setattr(workload, "cores", lambda: 2)
     for options in (dict(dtype="float32"), dict(dtype="float64", n_embd=128)):
         run = Trainer(["anna", "bob"], num_steps=1, **options)
-        assert run._trial is None
+        assert run.trial is None
 
 
 def test_cores_are_those_the_process_may_use():

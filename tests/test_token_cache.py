@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from microgpt_fast import locks
 from microgpt_fast.config import UsageError
 from microgpt_fast.data import cache_folder, token_cache, token_entry
 from microgpt_fast.data import load as data
 from microgpt_fast.data.load import load_corpus
 from microgpt_fast.data.text import DataError
 from microgpt_fast.data.token_entry import ABOUT, OFFSETS, TOKENS, VERIFIED
+
+pytestmark = pytest.mark.slow
 
 TEXT = "one\ntwo\nthree\n"
 
@@ -320,7 +323,7 @@ load.load_corpus(sys.argv[1])
     load_corpus(tmp_path / "other")
 
 
-@pytest.mark.skipif(cache_folder.fcntl is None, reason="needs locks")
+@pytest.mark.skipif(locks.fcntl is None, reason="needs locks")
 def test_what_a_process_is_writing_is_not_removed(words, cache):
     load_corpus(words)
     with cache_folder.unfinished(cache, "1" * 32) as path:
@@ -329,15 +332,16 @@ def test_what_a_process_is_writing_is_not_removed(words, cache):
     assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize("locks", [True, False])
-def test_many_processes_at_once_get_the_right_tokens(words, cache, locks):
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_many_processes_at_once_get_the_right_tokens(words, cache, has_locks):
     words.write_text("".join(f"word number {number}\n" for number in range(20000)))
     program = f"""
 import hashlib, sys
-from microgpt_fast.data import cache_folder, load
+from microgpt_fast import locks
+from microgpt_fast.data import load
 load.CACHED_FROM = 0
-if not {locks}:
-    cache_folder.fcntl = None
+if not {has_locks}:
+    locks.fcntl = None
 corpus = load.load_corpus(sys.argv[1], mode=sys.argv[2])
 print(hashlib.sha256(corpus.tokens).hexdigest(), hashlib.sha256(corpus.offsets).hexdigest())
 """

@@ -7,6 +7,7 @@ import microgpt_fast as mg
 from microgpt_fast import backends
 from microgpt_fast.config import TrainConfig, UsageError
 from microgpt_fast.random_stream import PythonRandom
+from microgpt_fast.training import pace
 from microgpt_fast.training import trainer as training
 from microgpt_fast.training.trainer import Trainer, train
 
@@ -55,7 +56,7 @@ def test_chunks_do_not_change_a_run(backend, batch_size, monkeypatch):
         "block_size": 4,
     }
     whole = train(NAMES, **options)
-    monkeypatch.setattr(training, "CHUNK_GROWTH", 1)
+    monkeypatch.setattr(pace, "CHUNK_GROWTH", 1)
     single = Trainer(NAMES, **options)
     assert [len(losses) for losses in single.chunks()] == [1] * 60
     assert np.array_equal(whole.losses, single.losses)

@@ -16,6 +16,8 @@ from microgpt_fast.checking.relu_sides import first_changed_side
 from microgpt_fast.checking.verify import Verification
 from microgpt_fast.config import GPTConfig
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = dict(n_embd=8, n_head=2, block_size=5, compare_steps=3)
 CASES = {
     "exact": {"numerics": "exact", "n_layer": 2},

@@ -30,12 +30,6 @@ INLINE matrix packed(const real *data, ptrdiff_t K) { return (matrix){data, 0, P
 /* the transpose of what lies in memory with rows ld apart */
 INLINE matrix transpose_of(const real *data, ptrdiff_t ld) { return (matrix){data, ld, PANEL * ld, 1}; }
 
-/* what the mode asks for once a tile's sums are in c */
-INLINE void finish_tile(const tile_arguments *t, ptrdiff_t rows, ptrdiff_t columns) {
-    if (t->mode == ACTIVATE) t->f->value(t->aux, t->ld_aux, t->c, t->ld_c, rows, columns);
-    if (t->mode == ACTIVATE_GRADIENT) t->f->gradient(t->c, t->ld_c, t->aux, t->ld_aux, rows, columns);
-}
-
 /* rows of one panel, in tiles of nearly equal height */
 INLINE void gemm_panel(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     int vectors = (int)((columns + VL - 1) / VL);
@@ -46,7 +40,6 @@ INLINE void gemm_panel(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     for (ptrdiff_t i = 0; i < tiles; i++) {
         ptrdiff_t h = height + (i < taller);
         tile_functions[vectors - 1][h - 1][partial](&t);
-        finish_tile(&t, h, columns);
         t.a += t.transposed ? h : h * t.ld_a;
         t.c += h * t.ld_c;
         t.scale += h;
@@ -101,7 +94,6 @@ static void gemm_direct(tile_arguments t, ptrdiff_t M, ptrdiff_t N, matrix b) {
             if (M == 1 && N - j >= WIDE_ROW * VL) {
                 columns = WIDE_ROW * VL;
                 tile_wide_row(&part);
-                finish_tile(&part, 1, columns);
                 continue;
             }
 #endif
@@ -163,22 +155,26 @@ static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdi
         b);
 }
 
-/* C = scale C + A^T B, row by row of C */
-static void gemm_scaled(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t ld_a, matrix b, real *c,
-                        ptrdiff_t ld_c, const real *scale) {
-    run_product(
-        (tile_arguments){
-            .K = K, .a = a, .ld_a = ld_a, .transposed = 1, .c = c, .ld_c = ld_c, .mode = ROW_SCALE_ADD, .scale = scale},
-        M, N, b);
+/* h = A B,  a = f(h); where the gradient needs no h, h may be a, and is not kept */
+static void gemm_activated(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
+                           ptrdiff_t ld_x, matrix b, real *h, ptrdiff_t ld_h, real *a, ptrdiff_t ld_a) {
+    gemm(0, f->in_tiles ? ACTIVATE : STORE, M, N, K, x, ld_x, b, h, ld_h);
+    if (!f->in_tiles) f->value(a, ld_a, h, ld_h, M, N);
 }
 
-/* ACTIVATE: C = A B, aux = f(C), and aux may be C.  ACTIVATE_GRADIENT: C = A B f'(aux). */
-static void gemm_activated(tile_mode mode, const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
-                           const real *a, ptrdiff_t ld_a, matrix b, real *c, ptrdiff_t ld_c, real *aux, ptrdiff_t ld_aux) {
-    run_product(
-        (tile_arguments){
-            .K = K, .a = a, .ld_a = ld_a, .c = c, .ld_c = ld_c, .mode = mode, .f = f, .aux = aux, .ld_aux = ld_aux},
-        M, N, b);
+/* d = A B f'(h) */
+static void gemm_activation_gradient(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
+                                     ptrdiff_t ld_x, matrix b, real *d, ptrdiff_t ld_d, const real *h, ptrdiff_t ld_h) {
+    run_product((tile_arguments){.K = K,
+                                 .a = x,
+                                 .ld_a = ld_x,
+                                 .c = d,
+                                 .ld_c = ld_d,
+                                 .mode = f->in_tiles ? ACTIVATE_GRADIENT : STORE,
+                                 .aux = h,
+                                 .ld_aux = ld_h},
+                M, N, b);
+    if (!f->in_tiles) f->gradient(d, ld_d, h, ld_h, M, N);
 }
 
 static void gemm_nn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,

@@ -24,4 +24,12 @@ INLINE void add_rows(real *to, const real *a, const real *b, ptrdiff_t C) {
     }
 }
 
+/* whether a block of numbers, its rows ld apart, holds neither NaN nor infinity */
+INLINE int all_finite(const real *x, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns) {
+    vec sum = {0};
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t c = 0; c < columns; c += VL) sum += load_n(x + i * ld + c, lanes_left(c, columns)) * splat(0);
+    return !any(sum != sum);
+}
+
 #endif

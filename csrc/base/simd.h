@@ -243,6 +243,7 @@ static const real EXP_COEFFICIENTS[] = {
 #endif
 INLINE vec vexp(vec x) {
     enum { DEGREE = sizeof EXP_COEFFICIENTS / sizeof *EXP_COEFFICIENTS - 1 };
+    x = vmax(splat(EXP_LOWEST - 1), x); /* far below, infinity would be taken from infinity */
     vec shifted = x * splat((real)1.4426950408889634) + splat(EXP_ROUND);
     vec n = shifted - splat(EXP_ROUND);
     vec r = x - n * splat(LN2_HIGH);

@@ -13,14 +13,14 @@
 #include "base/simd.h"
 #include "base/activation.h"
 
-/* What becomes of x = A B, or of x = C + A B where `adds` is set. ACTIVATE and ACTIVATE_GRADIENT store a tile first, and
- * then pass over it while it is in the nearest cache: so an activation is compiled once, not into every tile. */
+/* What becomes of x = A B, or of x = C + A B where `adds` is set. The activation that tiles know is relu, the one that costs
+ * no more than an instruction: others would be compiled into every tile (gemm_activated in base/gemm.h). */
 typedef enum {
     STORE,             /* c = x */
     ADD,               /* c = x, which began as c */
     ROW_SCALE_ADD,     /* c = c * scale[row] + x */
-    ACTIVATE,          /* c = x,  aux = f(c); aux may be c */
-    ACTIVATE_GRADIENT, /* c = x f'(aux) */
+    ACTIVATE,          /* c = relu(x) */
+    ACTIVATE_GRADIENT, /* c = x relu'(aux) */
 } tile_mode;
 
 typedef struct {
@@ -35,8 +35,7 @@ typedef struct {
     tile_mode mode;
     int adds;
     const real *scale; /* [rows], for ROW_SCALE_ADD */
-    const activation_functions *f;
-    real *aux; /* as c */
+    const real *aux;   /* as c */
     ptrdiff_t ld_aux;
     int last;
 } tile_arguments;
@@ -102,11 +101,15 @@ INLINE void tile(const int rows, const int vectors, const int partial, const til
             const int edge = partial && j == vectors - 1;                                                                  \
             tile_store(c, expression, edge, t->last);                                                                      \
         }
-    if (t->mode == ROW_SCALE_ADD) {
-        FOR_TILE(tile_load(c, edge, t->last) * splat(t->scale[i]) + x[i][j])
-    } else {
-        FOR_TILE(x[i][j])
+#define AUX_ELEMENT tile_load(t->aux + i * t->ld_aux + j * VL, edge, t->last)
+    switch (t->mode) {
+    case STORE:
+    case ADD: FOR_TILE(x[i][j]); break;
+    case ROW_SCALE_ADD: FOR_TILE(tile_load(c, edge, t->last) * splat(t->scale[i]) + x[i][j]); break;
+    case ACTIVATE: FOR_TILE(relu(x[i][j])); break;
+    case ACTIVATE_GRADIENT: FOR_TILE(relu_gradient(AUX_ELEMENT, x[i][j])); break;
     }
+#undef AUX_ELEMENT
 #undef FOR_TILE
 }
 

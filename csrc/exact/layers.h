@@ -84,6 +84,20 @@ static void softmax_of_keys(const model *g, double *e, double *total, double *in
     exps(g, e, total, inverse, max, t, first + t, keys);
 }
 
+/* Where values hold NaN or infinity, "0 for keys after the query" does not leave them out of a sum: then g->careful is set,
+ * and sums over keys (and, below, over queries) are taken for each query (or key) alone. */
+
+/* o [D, VL] = sum over keys, ascending, of weights [seen, VL] * values, for the VL queries from t on */
+static void sum_of_values(const model *g, double *o, const double *weights, const double *values, ptrdiff_t ld, ptrdiff_t t,
+                          ptrdiff_t first, ptrdiff_t seen) {
+    if (!g->careful) {
+        rows_ascending(o, g->T, weights, VL, values, ld, g->D, VL, seen);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < lanes_left(t, g->n); i++)
+        rows_ascending(o + i, g->T, weights + i, VL, values, ld, g->D, 1, first + t + i + 1);
+}
+
 /* logit = (q . k, features ascending) * (D^0.5)^-1,  o = sum of e * total^-1 * v, keys ascending
  * q, o [C, T]; k, v [C, ld]; keys and values begin `first` positions before the queries */
 static void exact_attention_forward(const model *g, const layer_values *v, const double *keys, const double *values,
@@ -97,8 +111,14 @@ static void exact_attention_forward(const model *g, const layer_values *v, const
             for (ptrdiff_t s = 0; s < seen; s++) store(e + s * g->T, load(e + s * g->T) * splat(g->head_scale));
             softmax_of_keys(g, e, total, inverse, t, first, seen);
             for (ptrdiff_t s = 0; s < seen; s++) store(weights + s * VL, load(e + s * g->T) * load(inverse));
-            rows_ascending(v->o + at * g->T + t, g->T, weights, VL, values + at * ld, ld, g->D, VL, seen);
+            sum_of_values(g, v->o + at * g->T + t, weights, values + at * ld, ld, t, first, seen);
         }
+}
+
+/* x [seen, VL] with rows T apart, for the VL queries from t on: 0 for keys after the query */
+static void leave_out_later_keys(const model *g, double *x, ptrdiff_t t, ptrdiff_t seen) {
+    if (!g->careful) return; /* it is 0 already */
+    for (ptrdiff_t s = t; s < seen; s++) store(x + s * g->T, choose(~first_lanes(s - t), load(x + s * g->T), (vec){0}));
 }
 
 /* One head, VL queries from t on: the gradients of their weights and logits, and dq.
@@ -114,13 +134,19 @@ static void query_gradients(const model *g, const layer_values *v, double *dq, d
     const vec slope = splat(-1) * vpow(load(v->total + h * T + t), INVERSE_SQUARE, g->ask);
     vec dtotal = {0};
     columns_descending(dlogits, T, d_o + at * T + t, T, values, T, seen, VL, g->D);
+    leave_out_later_keys(g, dlogits, t, seen);
     for (ptrdiff_t s = seen - 1; s >= 0; s--) dtotal += slope * (load(e + s * T) * load(dlogits + s * T));
     for (ptrdiff_t s = 0; s < seen; s++) {
         vec es = load(e + s * T), de = inverse * load(dlogits + s * T) + dtotal;
         store(dlogits + s * T, splat(g->head_scale) * (es * de));
         store(weights + s * T, es * inverse);
     }
-    rows_descending(dq + at * T + t, T, dlogits, T, keys, T, g->D, VL, seen);
+    leave_out_later_keys(g, dlogits, t, seen);
+    leave_out_later_keys(g, weights, t, seen);
+    if (!g->careful) rows_descending(dq + at * T + t, T, dlogits, T, keys, T, g->D, VL, seen);
+    else
+        for (ptrdiff_t i = t; i < seen; i++)
+            rows_descending(dq + at * T + i, T, dlogits + i - t, T, keys, T, g->D, 1, i + 1);
 }
 
 /* dk[s] = sum of q * dlogit[s],  dv[s] = sum of do * weight[s], over queries, descending as all positions
@@ -135,10 +161,11 @@ static void exact_attention_backward(const model *g, double *dqkv, const layer_v
             transposed(g->rows + t * T, T, g->scores + t, T, seen, lanes_left(t, n));
             transposed(g->more_rows + t * T, T, g->weights + t, T, seen, lanes_left(t, n));
         }
-        for (ptrdiff_t s = 0; s < n; s += VL) { /* queries before s do not see these keys */
+        const ptrdiff_t columns = g->careful ? 1 : VL;
+        for (ptrdiff_t s = 0; s < n; s += columns) { /* queries before s do not see these keys */
             const double *q = v->qkv + at * T + s;
-            rows_descending(dqkv + (C + at) * T + s, T, g->rows + s * T + s, T, q, T, g->D, VL, n - s);
-            rows_descending(dqkv + (2 * C + at) * T + s, T, g->more_rows + s * T + s, T, d_o + at * T + s, T, g->D, VL,
+            rows_descending(dqkv + (C + at) * T + s, T, g->rows + s * T + s, T, q, T, g->D, columns, n - s);
+            rows_descending(dqkv + (2 * C + at) * T + s, T, g->more_rows + s * T + s, T, d_o + at * T + s, T, g->D, columns,
                             n - s);
         }
     }

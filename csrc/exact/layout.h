@@ -26,6 +26,7 @@ typedef struct {
     int relu2;
     double mean_scale, head_scale; /* C^-1, (D^0.5)^-1 */
     unsigned ask;                  /* lanes for which the library is always asked: none or all */
+    int careful;                   /* keys that a query does not see are left out, not multiplied with 0 */
     const double *params;
 
     double *x0, *ms_0, *scale_0; /* [C, T], [T], [T]  the embedding and its rmsnorm */

@@ -91,7 +91,7 @@ static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
     times_transposed(g, ADD, r, layer_weight(g, layer, WO), y.o, g->ld_c, g->x, g->ld_c);
     normalise(g, r, g->x, y.h2, y.rstd2);
     weight fc1 = layer_weight(g, layer, FC1);
-    gemm_activated(ACTIVATE, g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
+    gemm_activated(g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
                    packed(g->packed + fc1.packed_at, fc1.C), y.h + r.first * g->ld_f, g->ld_f, y.a + r.first * g->ld_f,
                    g->ld_f);
     times_transposed(g, ADD, r, layer_weight(g, layer, FC2), y.a, g->ld_f, g->x, g->ld_c);
@@ -201,8 +201,8 @@ static void forward(gpt *g, mgf_pool *pool) {
 static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     weight fc2 = layer_weight(g, layer, FC2);
-    gemm_activated(ACTIVATE_GRADIENT, g->f, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c,
-                   plain(g->params + fc2.at, g->F), g->df + r.first * g->ld_f, g->ld_f, y.h + r.first * g->ld_f, g->ld_f);
+    gemm_activation_gradient(g->f, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c, plain(g->params + fc2.at, g->F),
+                             g->df + r.first * g->ld_f, g->ld_f, y.h + r.first * g->ld_f, g->ld_f);
     times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_f, g->dh, g->ld_c);
     normalise_backward(g, r, g->dx1, g->dx, g->dh, y.h2, y.rstd2);
     times_weight(g, r, layer_weight(g, layer, WO), g->dx1, g->ld_c, g->d_o, g->ld_c);

@@ -4,6 +4,9 @@
  * Score blocks are kept transposed, S^T[key][query], so that a query is a lane: the softmax over keys runs down the rows
  * of a block and needs no sums across lanes. Blocks lie at fixed places of their document: a row's bits depend on its
  * own document alone.
+ *
+ * In the block of a query's own key the products run over later keys too, whose factor is 0. That is no sum over the keys
+ * a query sees where they hold NaN or infinity: such blocks are multiplied query by query, or key by key.
  */
 #ifndef MGF_ATTENTION_H
 #define MGF_ATTENTION_H
@@ -48,27 +51,36 @@ static void score_block(real *block, real *transposed, const real *queries, ptrd
     }
 }
 
-/* s -= slope * (query - key); keys after the query become -infinity */
-static void mask_scores(real *s, query_block b, ptrdiff_t first, ptrdiff_t keys, real slope) {
-    for (ptrdiff_t i = slope != 0 ? 0 : max_of(0, b.first - first); i < keys; i++) {
-        ivec distance = lane_numbers() + isplat((integer)(b.first - first - i)); /* query - key */
-        vec x = load(s + i * QUERIES) - splat(slope) * __builtin_convertvector(distance, vec);
-        store(s + i * QUERIES, blend(distance < isplat(0), splat(-(real)INFINITY), x));
+/* s [keys][QUERIES]: keys after the query become `hidden` */
+INLINE void mask(real *s, query_block b, ptrdiff_t first, ptrdiff_t keys, real hidden) {
+    for (ptrdiff_t i = max_of(0, b.first - first); i < keys; i++) {
+        ivec after = lane_numbers() < isplat((integer)(first + i - b.first));
+        store(s + i * QUERIES, blend(after, splat(hidden), load(s + i * QUERIES)));
+    }
+}
+
+/* s -= slope * (query - key) */
+INLINE void add_distances(real *s, query_block b, ptrdiff_t first, ptrdiff_t keys, real slope) {
+    for (ptrdiff_t i = 0; slope != 0 && i < keys; i++) {
+        ivec distance = lane_numbers() + isplat((integer)(b.first - first - i));
+        store(s + i * QUERIES, load(s + i * QUERIES) - splat(slope) * __builtin_convertvector(distance, vec));
     }
 }
 
 /* One step of the streaming softmax. With m' = max(m, max over the block's keys of s):
  * p = exp(s - m'), total = total exp(m - m') + sum p, and what was summed before is to be scaled by exp(m - m').
- * With the last block everything is divided by the total. */
+ * With the last block everything is divided by the total. Where all is -infinity so far, p is 0; where it is so in the
+ * end, NaN. */
 INLINE void softmax_block(real *s, ptrdiff_t keys, vec *largest, vec *total, real *rescale, int last) {
     vec before = *largest, m = before, sum = {0};
     for (ptrdiff_t i = 0; i < keys; i++) m = vmax(load(s + i * QUERIES), m);
+    const vec shift = last ? m : blend(m == splat(-(real)INFINITY), (vec){0}, m);
     for (ptrdiff_t i = 0; i < keys; i++) {
-        vec p = vexp(load(s + i * QUERIES) - m);
+        vec p = vexp(load(s + i * QUERIES) - shift);
         store(s + i * QUERIES, p);
         sum += p;
     }
-    vec factor = vexp(before - m);
+    vec factor = vexp(before - shift);
     *largest = m;
     *total = *total * factor + sum;
     if (last) {
@@ -77,6 +89,19 @@ INLINE void softmax_block(real *s, ptrdiff_t keys, vec *largest, vec *total, rea
         factor *= inverse;
     }
     store(rescale, factor);
+}
+
+/* o [b.rows, D] (mode)= p x, where p [keys][QUERIES] is 0 for keys after the query, and x has the rows of all keys, ld
+ * apart; rescale is for ROW_SCALE_ADD */
+static void sum_over_keys(tile_mode mode, real *o, ptrdiff_t ld_o, const real *p, query_block b, const real *x,
+                          ptrdiff_t ld, ptrdiff_t first, ptrdiff_t keys, ptrdiff_t D, const real *rescale) {
+    const ptrdiff_t own = b.first - first; /* the first query's own key; the others' follow */
+    const int rows = own >= keys || all_finite(x + b.first * ld, ld, b.rows, D) ? b.rows : 1;
+    for (int i = 0; i < b.rows; i += rows) {
+        tile_arguments t = {.K = min_of(own + i + rows, keys), .a = p + i, .ld_a = QUERIES, .transposed = 1};
+        t.c = o + i * ld_o, t.ld_c = ld_o, t.mode = mode, t.scale = rescale ? rescale + i : NULL;
+        run_product(t, rows, D, plain(x + first * ld, ld));
+    }
 }
 
 /* o [n, D]; lse [n] */
@@ -91,11 +116,10 @@ static void attention_head(real *o, ptrdiff_t ld_o, real *lse, ptrdiff_t ld_lse,
         for (ptrdiff_t k = 0; k < visible; k += KEYS) {
             ptrdiff_t keys = min_of(KEYS, visible - k);
             score_block(scores, transposed, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
-            if (k + keys > q || h.slope != 0) mask_scores(scores, b, k, keys, h.slope);
+            add_distances(scores, b, k, keys, h.slope);
+            mask(scores, b, k, keys, -(real)INFINITY);
             softmax_block(scores, keys, &largest, &total, rescale, k + keys == visible);
-            matrix v = plain(h.v + k * h.ld, h.ld);
-            if (k) gemm_scaled(b.rows, h.D, keys, scores, QUERIES, v, o + q * ld_o, ld_o, rescale);
-            else gemm(1, STORE, b.rows, h.D, keys, scores, QUERIES, v, o + q * ld_o, ld_o);
+            sum_over_keys(k ? ROW_SCALE_ADD : STORE, o + q * ld_o, ld_o, scores, b, h.v, h.ld, k, keys, h.D, rescale);
         }
         vec log_sum = largest + vlog(total);
         for (int lane = 0; lane < b.rows; lane++) lse[(q + lane) * ld_lse] = log_sum[lane];
@@ -108,6 +132,22 @@ INLINE void softmax_block_backward(real *p, real *ds, ptrdiff_t keys, vec lse, v
         vec x = vexp(load(p + i * QUERIES) - lse);
         store(p + i * QUERIES, x);
         store(ds + i * QUERIES, splat(scale) * x * (load(ds + i * QUERIES) - delta));
+    }
+}
+
+/* x [keys, D], rows ld apart, += p y: the sums over queries, where p [keys][QUERIES] is 0 for keys after the query, y has b's rows, ld_y apart */
+static void add_to_keys(real *x, ptrdiff_t ld, const real *p, query_block b, const real *y, ptrdiff_t ld_y, ptrdiff_t first,
+                        ptrdiff_t keys, ptrdiff_t D) {
+    const ptrdiff_t own = b.first - first;
+    y += b.first * ld_y;
+    if (own >= keys || all_finite(y, ld_y, b.rows, D)) {
+        gemm(0, ADD, keys, D, b.rows, p, QUERIES, plain(y, ld_y), x, ld);
+        return;
+    }
+    gemm(0, ADD, own, D, b.rows, p, QUERIES, plain(y, ld_y), x, ld);
+    for (ptrdiff_t i = 0; i < b.rows; i++) {
+        const ptrdiff_t key = own + i;
+        gemm(0, ADD, 1, D, b.rows - i, p + key * QUERIES + i, QUERIES, plain(y + i * ld_y, ld_y), x + key * ld, ld);
     }
 }
 
@@ -137,11 +177,13 @@ static void attention_head_backward(real *dq, real *dk, real *dv, real *delta, c
             ptrdiff_t keys = min_of(KEYS, q + b.rows - k);
             score_block(p, query_t, h.q, h.ld, b, h.k, h.ld, k, keys, h.D, h.scale);
             score_block(ds, output_t, d_o, ld_o, b, h.v, h.ld, k, keys, h.D, 1);
-            if (k + keys > q || h.slope != 0) mask_scores(p, b, k, keys, h.slope);
+            add_distances(p, b, k, keys, h.slope);
+            mask(p, b, k, keys, -(real)INFINITY);
             softmax_block_backward(p, ds, keys, load(lse_of), load(delta_of), h.scale);
-            gemm(0, ADD, keys, h.D, b.rows, p, QUERIES, plain(d_o + q * ld_o, ld_o), dv + k * h.ld, h.ld);
-            gemm(0, ADD, keys, h.D, b.rows, ds, QUERIES, plain(h.q + q * h.ld, h.ld), dk + k * h.ld, h.ld);
-            gemm(1, k ? ADD : STORE, b.rows, h.D, keys, ds, QUERIES, plain(h.k + k * h.ld, h.ld), dq + q * h.ld, h.ld);
+            mask(p, b, k, keys, 0), mask(ds, b, k, keys, 0); /* of queries whose lse or delta is NaN, too */
+            add_to_keys(dv + k * h.ld, h.ld, p, b, d_o, ld_o, k, keys, h.D);
+            add_to_keys(dk + k * h.ld, h.ld, ds, b, h.q, h.ld, k, keys, h.D);
+            sum_over_keys(k ? ADD : STORE, dq + q * h.ld, h.ld, ds, b, h.k, h.ld, k, keys, h.D, NULL);
         }
     }
 }
@@ -186,11 +228,12 @@ static void attention_head_decode(real *o, head h) {
             s[i] = h.scale * dot_row(h.q, h.k + (k + i) * h.ld, h.D)[0] - h.slope * (real)(h.n - 1 - k - i);
             if (s[i] > m) m = s[i];
         }
+        const real shift = m == -(real)INFINITY && k + keys < h.n ? 0 : m; /* as in softmax_block */
         for (ptrdiff_t i = 0; i < keys; i += VL) {
             int n = lanes_left(i, keys);
-            store_n(s + i, vexp(load_n(s + i, n) - splat(m)), n);
+            store_n(s + i, vexp(load_n(s + i, n) - splat(shift)), n);
         }
-        real factor = vexp(splat(largest - m))[0];
+        real factor = vexp(splat(largest - shift))[0];
         total *= factor;
         for (ptrdiff_t i = 0; i < keys; i++) total += s[i];
         largest = m;

@@ -246,18 +246,16 @@ typedef struct {
     NOINLINE void qkv_backward_##C##x##R(const micro_rows *p) { rows_qkv_backward(C, R, p); }
 #define MICRO_NAMES(C, R)                                                                                                  \
     {before_attention_##C##x##R, feed_forward_##C##x##R, head_##C##x##R, feed_backward_##C##x##R, qkv_backward_##C##x##R}
+#define MICRO_ROWS_TO_4(C) MICRO_ROWS_OF(C, 1) MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4)
+#define MICRO_NAMES_TO_4(C) MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4)
 #if VECTOR_REGISTERS == 32
-#define MICRO_ROWS_TO_MOST(C)                                                                                              \
-    MICRO_ROWS_OF(C, 1)                                                                                                    \
-    MICRO_ROWS_OF(C, 2)                                                                                                    \
-    MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4) MICRO_ROWS_OF(C, 5) MICRO_ROWS_OF(C, 6) MICRO_ROWS_OF(C, 7)                    \
-        MICRO_ROWS_OF(C, 8)
-#define MICRO_NAMES_TO_MOST(C)                                                                                             \
-    {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4),                                           \
-     MICRO_NAMES(C, 5), MICRO_NAMES(C, 6), MICRO_NAMES(C, 7), MICRO_NAMES(C, 8)}
+#define MICRO_ROWS_5_TO_8(C) MICRO_ROWS_OF(C, 5) MICRO_ROWS_OF(C, 6) MICRO_ROWS_OF(C, 7) MICRO_ROWS_OF(C, 8)
+#define MICRO_NAMES_5_TO_8(C) MICRO_NAMES(C, 5), MICRO_NAMES(C, 6), MICRO_NAMES(C, 7), MICRO_NAMES(C, 8)
+#define MICRO_ROWS_TO_MOST(C) MICRO_ROWS_TO_4(C) MICRO_ROWS_5_TO_8(C)
+#define MICRO_NAMES_TO_MOST(C) {MICRO_NAMES_TO_4(C), MICRO_NAMES_5_TO_8(C)}
 #else
-#define MICRO_ROWS_TO_MOST(C) MICRO_ROWS_OF(C, 1) MICRO_ROWS_OF(C, 2) MICRO_ROWS_OF(C, 3) MICRO_ROWS_OF(C, 4)
-#define MICRO_NAMES_TO_MOST(C) {MICRO_NAMES(C, 1), MICRO_NAMES(C, 2), MICRO_NAMES(C, 3), MICRO_NAMES(C, 4)}
+#define MICRO_ROWS_TO_MOST(C) MICRO_ROWS_TO_4(C)
+#define MICRO_NAMES_TO_MOST(C) {MICRO_NAMES_TO_4(C)}
 #endif
 MICRO_ROWS_TO_MOST(16)
 MICRO_ROWS_TO_MOST(32)

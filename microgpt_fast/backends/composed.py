@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..config import ACTIVATIONS
+from ..parameters import runs_by_decay
 from ..random_stream import sampling_weights
 from . import name_of
 
@@ -226,7 +227,14 @@ class ComposedEngine:
             grads[...] = 0
             batch = _Batch(tokens, starts[documents], lengths[documents])
             losses[i] = self._backward(grads, params, batch).mean()
-            self.kernels.adamw_step(params, m, v, grads, len(params), rate, *adam, first_step + i)
+            self._move(params, m, v, grads, rate, adam, first_step + i)
+
+    def _move(self, params, m, v, grads, lr, adam, step):
+        """One step of AdamW; weight decay applies where the table of parameters says so."""
+        *constants, weight_decay = adam
+        for part, decays in runs_by_decay(self.config):
+            arrays = params[part], m[part], v[part], grads[part]
+            self.kernels.adamw_step(*arrays, len(arrays[0]), lr, *constants, weight_decay * decays, step)
 
     def update(self, params, m, v, grads, lr, adam, step, divisor=1.0, max_norm=0.0):
         """One step of AdamW with what `backward` has added to grads.
@@ -254,7 +262,7 @@ class ComposedEngine:
         norm = float(np.sqrt(squares)) / divisor
         factor = max_norm / norm if norm > max_norm else 1
         grads *= grads.dtype.type(factor / divisor)
-        self.kernels.adamw_step(params, m, v, grads, len(params), lr, *adam, step)
+        self._move(params, m, v, grads, lr, adam, step)
         grads[...] = 0
         return norm
 

@@ -4,13 +4,16 @@ In blocks of one vector of queries and KEYS keys on the stack: memory does not g
 (streaming softmax: Dao et al. 2022, arXiv:2205.14135). Score blocks are kept transposed, s[key][query]: a
 query is a lane, and the softmax over keys needs no sums across lanes. Blocks lie at fixed places of their
 document, so that a row's bits depend on its own document alone.
+
+In the block of a query's own key the products run over later keys too, whose factor is 0. That is no sum over
+the keys a query sees where they hold NaN or infinity: such blocks are multiplied query by query, or key by key.
 """
 
 import math
 
 from .numba_compile import helper, inline
 from .numba_gemm import ADD, SCALE_ADD, STORE, gemm, gemm_aux
-from .numba_layers import dot_row
+from .numba_layers import all_finite, dot_row
 from .numba_simd import (
     VECTOR_BYTES,
     exp,
@@ -54,12 +57,48 @@ def _score_block(block, transposed, queries, ld_queries, rows, keys_of, ld_keys,
 
 
 @inline
-def _mask_scores(s, first_query, first_key, keys, slope):
+def _mask(s, first_query, first_key, keys, hidden):
+    """Keys after the query become `hidden`."""
+    n = lanes(s)
+    for i in range(max(0, first_query - first_key), keys):
+        after = lane_numbers(s) < first_key + i - first_query
+        store(s, i * n, where(after, hidden, load(s, i * n)))
+
+
+@inline
+def _scores(s, first_query, first_key, keys, slope):
     """s -= slope * (query - key); keys after the query become -infinity"""
     n = lanes(s)
-    for i in range(0 if slope != 0 else max(0, first_query - first_key), keys):
+    for i in range(keys if slope != 0 else 0):
         distance = lane_numbers(s) + (first_query - first_key - i)
-        store(s, i * n, where(distance < 0, -math.inf, load(s, i * n) - slope * distance))
+        store(s, i * n, load(s, i * n) - slope * distance)
+    _mask(s, first_query, first_key, keys, -math.inf)
+
+
+@helper
+def _sum_over_keys(mode, o, ld_o, p, first, rows, x, ld, key, keys, D, scales):
+    """o [rows, D] (mode)= p x, where p [keys, n] is 0 for keys after the query, and x has the rows of all keys, ld
+    apart; scales is for SCALE_ADD"""
+    n = lanes(o)
+    own = first - key  # the first query's own key; the others' follow
+    together = rows if own >= keys or all_finite(x + first * ld, ld, rows, D) else 1
+    for i in range(0, rows, together):
+        K, out = min(own + i + together, keys), o + i * ld_o
+        gemm_aux(mode, 0, together, D, K, p + i, 1, n, x + key * ld, ld, 2 * n, out, ld_o, scales + i, 1)
+
+
+@helper
+def _add_to_keys(x, ld, p, first, rows, y, ld_y, key, keys, D):
+    """x [keys, D], rows ld apart, += p y: the sums over queries, where p [keys, n] is 0 for keys after the query,
+    and y has the rows of all queries, ld_y apart"""
+    n = lanes(x)
+    own = first - key
+    y += first * ld_y
+    whole = keys if own >= keys or all_finite(y, ld_y, rows, D) else own
+    gemm(ADD, whole, D, rows, p, n, 1, y, ld_y, x, ld)
+    for i in range(whole, keys):
+        query = i - own
+        gemm(ADD, 1, D, rows - query, p + (i * n + query), n, 1, y + query * ld_y, ld_y, x + i * ld, ld)
 
 
 @helper
@@ -80,16 +119,18 @@ def attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
         for key in range(0, end, KEYS):
             keys = min(KEYS, end - key)
             _score_block(s, transposed, q + first * ld, ld, rows, k + key * ld, ld, keys, D, scale, key > 0)
-            if key + keys > first or slope != 0:
-                _mask_scores(s, first, key, keys, slope)
+            _scores(s, first, key, keys, slope)
             m, added = largest, zeros(o)
             for i in range(keys):
                 m = maximum(load(s, i * n), m)
+            shift = m
+            if key + keys < end:  # all may be -infinity so far
+                shift = where(m > -math.inf, m, 0)
             for i in range(keys):
-                p = exp(load(s, i * n) - m)
+                p = exp(load(s, i * n) - shift)
                 store(s, i * n, p)
                 added += p
-            rescale = exp(largest - m)
+            rescale = exp(largest - shift)
             total = fma(total, rescale, added)
             largest = m
             if key + keys == end:
@@ -99,7 +140,7 @@ def attention_head(o, ld_o, lse, H, q, k, v, ld, T, D, scale, slope):
                 rescale *= inverse
             store(scales, 0, rescale)
             mode, out = SCALE_ADD if key else STORE, o + first * ld_o
-            gemm_aux(mode, 0, rows, D, keys, s, 1, n, v + key * ld, ld, 2 * n, out, ld_o, scales, 1)
+            _sum_over_keys(mode, out, ld_o, s, first, rows, v, ld, key, keys, D, scales)
         statistic = largest + log(total)
         for i in range(rows):
             lse[(first + i) * H] = statistic[i]
@@ -130,16 +171,18 @@ def attention_head_backward(dq, dk, dv, delta, d_o, o, ld_o, lse, H, q, k, v, ld
             keys, at_key = min(KEYS, first + rows - key), key * ld
             _score_block(p, query_t, q + at, ld, rows, k + at_key, ld, keys, D, scale, key > 0)
             _score_block(ds, output_t, d_o + out, ld_o, rows, v + at_key, ld, keys, D, 1.0, key > 0)
-            if key + keys > first or slope != 0:
-                _mask_scores(p, first, key, keys, slope)
+            _scores(p, first, key, keys, slope)
             # P^T = exp(S^T - lse), dS^T = scale P^T (dP^T - delta)
             for i in range(keys):
                 x = exp(load(p, i * n) - minus)
                 store(p, i * n, x)
                 store(ds, i * n, scale * x * (load(ds, i * n) - less))
-            gemm(ADD, keys, D, rows, p, n, 1, d_o + out, ld_o, dv + at_key, ld)
-            gemm(ADD, keys, D, rows, ds, n, 1, q + at, ld, dk + at_key, ld)
-            gemm(ADD if key else STORE, rows, D, keys, ds, 1, n, k + at_key, ld, dq + at, ld)
+            _mask(p, first, key, keys, 0)  # of queries whose lse or delta is NaN, too
+            _mask(ds, first, key, keys, 0)
+            _add_to_keys(dv + at_key, ld, p, first, rows, d_o, ld_o, key, keys, D)
+            _add_to_keys(dk + at_key, ld, ds, first, rows, q, ld, key, keys, D)
+            mode = ADD if key else STORE
+            _sum_over_keys(mode, dq + at, ld, ds, first, rows, k, ld, key, keys, D, delta_of)
 
 
 @helper
@@ -155,12 +198,13 @@ def attention_head_decode(o, q, k, v, ld, T, D, scale, slope):
         for i in range(keys):
             s[i] = scale * dot_row(q, k + (key + i) * ld, D) - slope * (T - 1 - key - i)
             m = max(m, s[i])
+        shift = 0.0 if m == -math.inf and key + keys < T else m
         added = zeros(o)
         for i in range(0, keys, n):
             count = min(n, keys - i)
-            store_partial(s, i, exp(load_partial(s, i, count) - m), count)
+            store_partial(s, i, exp(load_partial(s, i, count) - shift), count)
             added += load_partial(s, i, count)
-        factor = math.exp(largest - m)
+        factor = math.exp(largest - shift)
         total = total * factor + sum_lanes(added)
         largest = m
         for d in range(0, D, n):

@@ -46,6 +46,17 @@ def dot_row(a, b, C):
     return sum_lanes(even + odd)
 
 
+@inline
+def all_finite(x, ld, rows, columns):
+    """Whether a block of numbers, its rows ld apart, holds neither NaN nor infinity."""
+    n = lanes(x)
+    total = zeros(x)
+    for i in range(rows):
+        for c in range(0, columns, n):
+            total += load_partial(x, i * ld + c, min(n, columns - c)) * 0
+    return sum_lanes(total) == 0
+
+
 @helper
 def rmsnorm_rows(y, ld_y, rstd, x, ld_x, gain, N, C, eps):
     """y = x * rstd (* gain), rstd = (mean(x^2) + eps)^(-1/2); y may be x"""

@@ -96,6 +96,24 @@ def _scores(q, k, scale, slopes):
     return s
 
 
+def _sum_over_keys(p, x):
+    """Sum over j <= i of p[h, i, j] x[h, j], where p is 0 for j > i: NaN or infinity there counts for nothing."""
+    sums = p @ x
+    if not np.isfinite(x).all():
+        for i in range(p.shape[1]):
+            sums[:, i] = (p[:, i : i + 1, : i + 1] @ x[:, : i + 1])[:, 0]
+    return sums
+
+
+def _sum_over_queries(p, x):
+    """Sum over i >= j of p[h, i, j] x[h, i], likewise."""
+    sums = p.transpose(0, 2, 1) @ x
+    if not np.isfinite(x).all():
+        for j in range(p.shape[2]):
+            sums[:, j] = (p[:, j:, j : j + 1].transpose(0, 2, 1) @ x[:, j:])[:, 0]
+    return sums
+
+
 def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale, slopes):
     # p = softmax(s), o_i = sum_j p[i, j] v_j, lse_i = log sum_j exp s[i, j]
     for rows in _documents(cu_seqlens, B):
@@ -103,7 +121,7 @@ def attention_forward(o, lse, q, k, v, ld_o, ld_qkv, cu_seqlens, B, H, D, scale,
         largest = s.max(axis=2, keepdims=True)
         e = np.exp(s - largest)
         total = e.sum(axis=2, keepdims=True)
-        o[rows] = (e / total @ v[rows].transpose(1, 0, 2)).transpose(1, 0, 2)
+        o[rows] = _sum_over_keys(e / total, v[rows].transpose(1, 0, 2)).transpose(1, 0, 2)
         lse[rows] = (largest + np.log(total))[:, :, 0].T
 
 
@@ -115,11 +133,11 @@ def attention_backward(
     delta[...] = (d_o * o).sum(axis=2)
     for rows in _documents(cu_seqlens, B):
         d_o_h, q_h, k_h, v_h = (a[rows].transpose(1, 0, 2) for a in (d_o, q, k, v))
-        p = np.exp(_scores(q[rows], k[rows], scale, slopes) - lse[rows].T[:, :, None])
-        ds = p * (d_o_h @ v_h.transpose(0, 2, 1) - delta[rows].T[:, :, None])
-        dq[rows] = (scale * (ds @ k_h)).transpose(1, 0, 2)
-        dk[rows] = (scale * (ds.transpose(0, 2, 1) @ q_h)).transpose(1, 0, 2)
-        dv[rows] = (p.transpose(0, 2, 1) @ d_o_h).transpose(1, 0, 2)
+        p = np.tril(np.exp(_scores(q[rows], k[rows], scale, slopes) - lse[rows].T[:, :, None]))
+        ds = np.tril(p * (d_o_h @ v_h.transpose(0, 2, 1) - delta[rows].T[:, :, None]))
+        dq[rows] = (scale * _sum_over_keys(ds, k_h)).transpose(1, 0, 2)
+        dk[rows] = (scale * _sum_over_queries(ds, q_h)).transpose(1, 0, 2)
+        dv[rows] = _sum_over_queries(p, d_o_h).transpose(1, 0, 2)
 
 
 def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slopes):
@@ -131,10 +149,41 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
+def _sigmoid(z):
+    """1 / (1 + e^-z), by exponentials that are at most 1"""
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def _gated(z, slope_of_z):
+    """Value and slope of f(h) = h sigmoid(z(h))."""
+
+    def slope(h):
+        s = _sigmoid(z(h))
+        return s + h * (s * (1 - s)) * slope_of_z(h)
+
+    return lambda h: h * _sigmoid(z(h)), slope
+
+
+GELU_SCALE = 2 * (2 / np.pi) ** 0.5
+
+
+def _gelu_gate(h):
+    # z of gelu's tanh form, h (1 + tanh(z / 2)) / 2; beyond 30 its sigmoid is 0 or 1, and the cube could overflow
+    x = np.clip(h, -30, 30)
+    return GELU_SCALE * (x + 0.044715 * x * x * x)
+
+
+def _gelu_gate_slope(h):
+    return GELU_SCALE * (1 + 3 * 0.044715 * np.clip(h, -30, 30) ** 2)
+
+
 # value f(h) and slope f'(h); an activation's code is its place here and in config.ACTIVATIONS
 ACTIVATIONS = {
     "relu": (lambda h: np.maximum(h, 0), lambda h: h > 0),
     "relu2": (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
+    "gelu": _gated(_gelu_gate, _gelu_gate_slope),
+    "silu": _gated(lambda h: h, lambda h: 1),
 }
 _BY_CODE = tuple(ACTIVATIONS.values())
 

@@ -3,8 +3,8 @@
 from ..config import UsageError
 from ..messages import tell
 
-SAVED_LIMIT = 1.1  # a machine's speed drifts from one run to the next
-IN_TURN_LIMIT = 1.02  # what drifts meets both versions
+SAVED_LIMIT = 1.15  # a machine's speed drifts from one run to the next
+IN_TURN_LIMIT = 1.03  # what drifts meets both versions
 SLOWER = 1  # exit code
 PROCESSOR, WALL = "processor time", "wall clock"
 
@@ -54,14 +54,9 @@ def duration(us):
     return f"{us / 1e6:7.2f} s "
 
 
-def slower(rows, limit):
-    """The names of jobs whose ratio is beyond the limit."""
-    return [row["job"] for row in rows if not row["ratio"] <= limit]
-
-
 def verdict(rows, limit):
     """The exit code; says on stderr which jobs are beyond the limit."""
-    names = slower(rows, limit)
+    names = [row["job"] for row in rows if not row["ratio"] <= limit]
     if names:
         tell(f"more than {limit:g} times the time per step of then: {', '.join(names)}")
     return SLOWER if names else 0

@@ -5,17 +5,20 @@ import math
 import platform
 from datetime import datetime
 from importlib import metadata
+from time import get_clock_info
 
 from ..config import BACKENDS, DTYPES, MAX_THREADS, NUMERICS, UsageError
 from ..training.checkpoint import replace_file
 from . import jobs
 from .against import PROCESSOR, WALL
 from .programs import brief
+from .side import FINE
 
 FORMAT = "microgpt-fast bench 1"
 IMPORT = "import"  # of the package: timed with the job startup
 TIMED = (*jobs.NAMES, IMPORT)
 DATE = "%Y-%m-%d %H:%M UTC"
+FINE_CLOCK = get_clock_info("thread_time").resolution <= FINE  # not on Windows
 MAX_BYTES = 1 << 20
 MAX_DIGITS = 20
 MAX_TEXT = 200
@@ -55,7 +58,7 @@ def times_of(result):
             keys = ("seconds", "seconds_p20", "seconds_p80", "cpu_seconds")
             yield name, times(*(microseconds(result[prefix + key]) for key in keys))
     else:
-        cpu = result.get("cpu_us_per_step")
+        cpu = result.get("cpu_us_per_step") if FINE_CLOCK else None
         yield result["job"], times(result["us_per_step"], result["us_p20"], result["us_p80"], cpu)
 
 

@@ -21,7 +21,8 @@ from .saved import IMPORT
 SIDE = Path(__file__).with_name("side.py")
 PROCESSES = 5  # new ones for each version and job: where its memory lies changes a process's speed
 TURNS = 4  # of each process
-PACKAGE = Path(__file__).parents[1]
+STARTS = 40  # of each version, for whole processes: they vary more
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,23 @@ def compare(names, settings, seconds, versions):
     """
     for name in names:
         if name == jobs.STARTUP:
+            warn_of_interpreters(versions)
             for label, k in ((jobs.STARTUP, 0), (IMPORT, 1)):
                 wall, cpu = time_processes(versions, k)
                 by_processor = not np.isnan(cpu).any()
                 yield row_of(label, cpu if by_processor else wall, by_processor)
         else:
             yield row_of(name, *time_job(versions, {"job": name, **settings}, seconds))
+
+
+def warn_of_interpreters(versions):
+    """Say on stderr that whole processes of two interpreters differ in more than our package."""
+    ours, other = (version.python for version in versions)
+    if ours != other:
+        tell(
+            f"note: startup includes what {ours} and {other} load at their own start: to time both versions by one "
+            "interpreter, give --against-python a folder that holds the other microgpt_fast and no other packages"
+        )
 
 
 def time_job(versions, request, seconds):
@@ -133,10 +145,10 @@ def time_processes(versions, k):
 
     Returns
     -------
-    wall, cpu : float64 arrays [2, PROCESSES * TURNS]
+    wall, cpu : float64 arrays [2, STARTS]
         Seconds; see `programs.time_program`.
     """
-    times = np.empty((2, 2, 1 + PROCESSES * TURNS))
+    times = np.empty((2, 2, 1 + STARTS))
     for i in range(times.shape[-1]):
         for j in in_turn(i):
             words = programs.startup_commands(versions[j].python)[k]

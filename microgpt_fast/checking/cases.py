@@ -13,7 +13,7 @@ import numpy as np
 from ..config import ACTIVATIONS
 from . import arguments
 
-RELU, RELU2 = map(ACTIVATIONS.index, ("relu", "relu2"))
+RELU, RELU2, GELU, SILU = map(ACTIVATIONS.index, ("relu", "relu2", "gelu", "silu"))
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,10 @@ _MLP_SIZES = (
     dict(N=3, C=20, F=80, activation=RELU2, zero_row=True),
     dict(N=13, C=17, F=71, activation=RELU2),
     dict(N=33, C=20, F=130, activation=RELU),
+    dict(N=7, C=5, F=12, activation=GELU),
+    dict(N=33, C=20, F=130, activation=GELU),
+    dict(N=5, C=3, F=12, activation=SILU),
+    dict(N=13, C=17, F=71, activation=SILU),
     dict(N=35, C=5, F=523, activation=RELU2),
 )
 _CROSS_ENTROPY_SIZES = (

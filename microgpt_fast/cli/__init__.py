@@ -1,7 +1,8 @@
 """The command line: finds the command, reports failures in one line.
 
-Exit codes: 0 for success; 1 if the machine failed (a full disk) or `verify` found a difference; 2 if what was
-asked for cannot be done; 130 after Ctrl-C.
+Exit codes: 0 for success; 1 if the machine failed (a full disk), `verify` found a difference or `bench --against` a
+slower job; 2 if what was asked for cannot be done; 130 after Ctrl-C, 143 and 129 where SIGTERM or SIGHUP ended a
+training.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from .commands.common import fail
 from .output import Stdout
 
 HELP_WIDTH = 100
+TEXT_OPTIONS = ("--prompt", "--start", "--stop")
 
 EXAMPLES = """\
 examples:
@@ -117,6 +119,7 @@ def parse(arguments=None):
         )
         if name in arguments:  # the other commands' modules need not be imported
             module_of(name).add_arguments(command)
+            arguments = joined(arguments, command)
 
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         near = closest(arguments[0], COMMANDS)
@@ -141,6 +144,18 @@ def parse(arguments=None):
             near = f"; did you mean --data {word}?"
         raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} {options.command} --help)")
     return options
+
+
+def joined(arguments, command):
+    """The arguments, each option of a text as --option=TEXT: its text may begin with a dash, unless it is an option."""
+    known, result = command._option_string_actions, []
+    for argument in arguments:
+        is_option = dashed(argument).partition("=")[0] in known
+        if result and result[-1] in TEXT_OPTIONS and argument.startswith("-") and not is_option:
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    return result
 
 
 def dashed(argument):

@@ -1,5 +1,6 @@
 """What the command line writes to stdout: losses and samples."""
 
+import errno
 import io
 import os
 import sys
@@ -20,7 +21,7 @@ class Stdout:
     Attributes
     ----------
     survives_pipe : bool
-        When the reader of a pipe goes away, work on without output rather than end.
+        When the reader of a pipe or the terminal goes away, work on without output rather than end.
     is_raw : bool
         A terminal gets control characters, too.
     is_terminal : bool
@@ -97,11 +98,13 @@ class Stdout:
     def _pipe(self):
         try:
             yield
-        except BrokenPipeError:
-            if not self.survives_pipe:
-                raise
-            self.silence()
         except OSError as error:
+            is_gone = error.errno in (errno.EPIPE, errno.EIO)  # EIO: a terminal that hung up
+            if is_gone and self.survives_pipe:
+                self.silence()
+                return
+            if isinstance(error, BrokenPipeError):
+                raise
             raise MachineError(f"cannot write the output: {error.strerror or error}") from None
 
     def silence(self):

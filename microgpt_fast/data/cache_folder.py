@@ -4,7 +4,6 @@ An entry is written as NAME.tmp, a folder that its writer holds a lock on, and r
 folder without a lock was left behind by a process that was killed.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -14,18 +13,13 @@ import time
 from contextlib import contextmanager, suppress
 
 from ..config import UsageError
+from ..locks import NO_LOCKS, is_same, locked
 from ..messages import tell
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = re.compile(
     r"[0-9a-f]{32}(?:\.(\d+)\.[0-9a-f]{8})?\.tmp"
 )  # the process's id where no lock can be had
 OLD = 24 * 3600  # seconds after which nobody can be writing any more
-NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network file systems
 SHARED = "others may write to it (chmod go-w it)"
 ADVICE = "MICROGPT_FAST_CACHE can name another folder"
 
@@ -111,7 +105,7 @@ def unfinished(parent, name):
     try:
         yield path
     finally:
-        is_ours = lock is None or _is_locked(path, lock)  # by now another process's may have its name
+        is_ours = lock is None or is_same(path, lock)  # by now another process's may have its name
         if path is not None and is_ours:
             shutil.rmtree(path, ignore_errors=True)
         if lock is not None:
@@ -140,7 +134,7 @@ def _locked(parent, name):
         path = os.path.join(parent, f"{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
         os.mkdir(path, 0o700)
         return path, None
-    if not _is_locked(path, lock):  # renamed or removed by the one that had the lock
+    if not is_same(path, lock):  # renamed or removed by the one that had the lock
         os.close(lock)
         return None, None
     os.chmod(path, 0o700)
@@ -150,26 +144,7 @@ def _locked(parent, name):
 
 
 def _lock(path, waits=False):
-    """A descriptor of a folder that holds the lock on it; None if another process holds it."""
-    if fcntl is None:
-        raise OSError(errno.ENOSYS, "no locks")
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-    except BaseException as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
-
-
-def _is_locked(path, lock):
-    """Whether this is still the folder that the lock was taken on."""
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(lock))
-    except OSError:
-        return False
+    return locked(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0), waits)
 
 
 def remove_leftovers(parent):
@@ -188,7 +163,7 @@ def remove_leftovers(parent):
                 shutil.rmtree(path, ignore_errors=True)
             continue
         if lock is not None:
-            if _is_locked(path, lock):
+            if is_same(path, lock):
                 shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import BOS_PLACES, UsageError
+from ..config import BOS_PLACES, UsageError, shown
 from .text import code_points
 
 
@@ -155,13 +155,20 @@ def tokenizer_of(constants: dict[str, Any]) -> Tokenizer | ByteTokenizer:
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         if they are none's.
     """
-    constants = dict(constants)
-    return ByteTokenizer(**constants) if constants.pop("bytes", False) else Tokenizer(**constants)
+    if isinstance(constants, dict) and constants.keys() == {"bytes", "bos"} and constants["bytes"] is True:
+        return ByteTokenizer(constants["bos"])
+    if (
+        isinstance(constants, dict)
+        and constants.keys() == {"chars", "bos"}
+        and type(constants["chars"]) is str
+    ):
+        return Tokenizer(constants["chars"], constants["bos"])
+    raise ValueError(f"a tokenizer must be chars or bytes, and bos, not {shown(constants)}")
 
 
 def _check_bos(bos):
     if bos not in BOS_PLACES:
-        raise UsageError(f"bos must be one of {', '.join(BOS_PLACES)}, not {bos!r}")
+        raise UsageError(f"bos must be one of {', '.join(BOS_PLACES)}, not {shown(bos)}")

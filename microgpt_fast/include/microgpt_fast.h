@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* in the order of config.ACTIVATIONS; docs/kernels.md has the formulas */
-enum { MGF_RELU, MGF_RELU2, MGF_ACTIVATIONS };
+enum { MGF_RELU, MGF_RELU2, MGF_GELU, MGF_SILU, MGF_ACTIVATIONS };
 
 /* The shape of a model; head_dim = n_embd / n_head. */
 typedef struct {
@@ -37,6 +37,13 @@ typedef struct {
     double gauss;
 } mgf_random;
 
+/* The list's macros are the includer's only while it is read: names of yours come back after it. */
+#pragma push_macro("KERNEL")
+#pragma push_macro("MGF_MODEL")
+#pragma push_macro("real")
+#undef KERNEL
+#undef MGF_MODEL
+#undef real
 #define KERNEL(result, name, arguments) result(*name) arguments;
 #define real float
 typedef struct {
@@ -57,6 +64,9 @@ typedef struct {
 } mgf_exact;
 #undef real
 #undef KERNEL
+#pragma pop_macro("real")
+#pragma pop_macro("MGF_MODEL")
+#pragma pop_macro("KERNEL")
 
 /* What an installed microgpt_fast offers to other extension modules, behind the capsule MGF_API_CAPSULE.
  *

@@ -23,7 +23,7 @@ MODULE = ["-O1"]  # it only checks and passes on
 RELEASE = ["-g0"]
 DEBUG = ["-Og", "-g"]
 SANITIZE = [
-    "-O0",
+    "-O0",  # more takes minutes to compile
     "-g",
     "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined",

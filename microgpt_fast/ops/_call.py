@@ -4,6 +4,7 @@
 checked before anything is written.
 """
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -91,16 +92,37 @@ def call(
     return results if len(results) > 1 else results[0]
 
 
+def as_array(name, value, dtype=np.float64):
+    """The value as an array; something empty that is no array, such as [], as one of `dtype`."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored: give {name}.filled(number) or {name}.data"
+        )
+    array = np.asarray(value)
+    return array if array.size or isinstance(value, np.ndarray) else array.astype(dtype)
+
+
+def _common_dtype(read, inputs):
+    """That of the first array of floats, which empty lists take on."""
+    for argument in read:
+        value = inputs[argument.name]
+        if isinstance(value, np.ndarray) and value.dtype in FLOATS:
+            return value.dtype
+    return np.float64
+
+
 def check_inputs(kernel, read, inputs, sizes):
     """The inputs as arrays, their one dtype, and what told each size; `sizes` is filled from their shapes."""
     arrays, dtype, of_dtype, sources = {}, None, "", {}
+    common = _common_dtype(read, inputs)
     for argument in read:
         name, value = argument.name, inputs[argument.name]
         if value is None and argument.optional:
             arrays[name] = None
             continue
-        array = np.asarray(value)
-        if name in COUNTS or name == "lengths":
+        counts = name in COUNTS or name == "lengths"
+        array = as_array(name, value, np.int32 if counts else common)
+        if counts:
             if array.dtype.kind not in "iu":
                 raise TypeError(f"{name} must be of an integer dtype, int32 at best, not {array.dtype}")
         elif array.dtype not in FLOATS:
@@ -175,6 +197,8 @@ def check_output(name, array, dtype, shape=None, contiguous=True):
     """TypeError or ValueError unless the array can be written to as it is."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"out for {name} must be a NumPy array, not {type(array).__name__}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"out for {name} is a masked array, whose mask would be ignored: give its .data")
     if array.dtype != dtype:
         raise TypeError(f"out for {name} must be {dtype} as the inputs are, not {array.dtype}")
     if shape is not None and array.shape != shape:
@@ -218,6 +242,8 @@ def row_stride(array):
     """Elements from row to row of an array whose rows are contiguous and do not overlap, else None."""
     if not array.flags.aligned:
         return None
+    if array.size == 0:
+        return math.prod(array.shape[1:])
     row, expected = 1, array.itemsize
     for size, stride in zip(array.shape[:0:-1], array.strides[:0:-1]):
         if stride != expected and size > 1:

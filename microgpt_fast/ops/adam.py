@@ -3,9 +3,9 @@
 Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101.
 """
 
-import numpy as np
+import operator
 
-from ._call import FLOATS, call, check_output
+from ._call import FLOATS, as_array, call, check_output
 
 
 def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
@@ -30,9 +30,10 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     TypeError, ValueError
         See `microgpt_fast.ops`; ValueError also for a step below 1.
     """
+    step = operator.index(step)
     if step < 1:
         raise ValueError(f"step counts from 1: it must be at least 1, not {step}")
-    g = np.asarray(g)
+    g = as_array("g", g)
     if g.dtype not in FLOATS:
         raise TypeError(f"g must be float32 or float64, not {g.dtype}")
     for name, array in (("p", p), ("m", m), ("v", v)):

@@ -6,7 +6,7 @@ arXiv:2205.14135).
 
 import numpy as np
 
-from ._call import call, contiguous, row_stride
+from ._call import as_array, call, contiguous, row_stride
 
 
 def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=None, backend="auto"):
@@ -164,7 +164,7 @@ def _scale(scale, sizes):
 def _constants(cu_seqlens, scale, sizes):
     """cu_seqlens, B and scale, as the kernels take them."""
     N = sizes["N"]
-    offsets = np.array([0, N]) if cu_seqlens is None else np.asarray(cu_seqlens)
+    offsets = as_array("cu_seqlens", [0, N] if cu_seqlens is None else cu_seqlens, np.int32)
     if offsets.dtype.kind not in "iu":
         raise TypeError(f"cu_seqlens must be of an integer dtype, preferably int32, not {offsets.dtype}")
     if offsets.ndim != 1 or not len(offsets) or N >= 2**31:

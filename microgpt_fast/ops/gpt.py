@@ -4,11 +4,13 @@ These functions create a workspace and threads at every call. `microgpt_fast.GPT
 better for a loop over training steps or documents.
 """
 
+import operator
+
 import numpy as np
 
 from .. import backends
 from ..backends.engines import engine_of
-from ._call import FLOATS, check_output, check_overlap, contiguous
+from ._call import FLOATS, as_array, check_output, check_overlap, contiguous
 
 
 def gpt_forward(
@@ -124,12 +126,13 @@ def gpt_train_steps(
     for name, array in outputs.items():
         check_output(name, array, params_in.dtype, params_in.shape)
     check_overlap(outputs, {})
-    lr = np.ascontiguousarray(lr, np.float64)
+    lr, batch_size = np.ascontiguousarray(lr, np.float64), operator.index(batch_size)
     if lr.ndim != 1 or len(starts) != len(lr) * batch_size or batch_size < 1:
         raise ValueError(
             f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, "
             f"not {len(starts)}"
         )
+    first_step = operator.index(first_step)
     if first_step < 1:
         raise ValueError(f"first_step counts from 1: it must be at least 1, not {first_step}")
     losses = np.empty(len(lr))
@@ -178,7 +181,7 @@ def gpt_decode(params, config, *, numerics="fast", backend="auto"):
 
 
 def _flat(name, array, config):
-    array = np.asarray(array)
+    array = as_array(name, array)
     if array.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
     if array.shape != (config.num_params,):
@@ -193,7 +196,7 @@ def _documents(tokens, starts, lengths):
         ("starts", starts, np.int64),
         ("lengths", lengths, np.int32),
     ):
-        array = np.asarray(values)
+        array = as_array(name, values, dtype)
         if array.dtype.kind not in "iu":
             raise TypeError(
                 f"{name} must be of an integer dtype, preferably {np.dtype(dtype)}, not {array.dtype}"

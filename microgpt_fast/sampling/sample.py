@@ -11,6 +11,8 @@ from ..random_stream import RandomStream, sampling_weights, seeded
 
 STREAM_TOKENS = 500  # of a sample if the model was trained on one long text and no length was asked for
 
+NOT_FINITE = "the model's logits are not finite, so that no sample can be drawn: did its training diverge?"
+
 
 def generate(
     model: GPT,
@@ -33,7 +35,8 @@ def generate(
     model : GPT
         With a tokenizer.
     num_samples, temperature, seed : int, float, int, optional
-        As in `TrainConfig`; None means as in the model's training, or the defaults of `TrainConfig`.
+        As in `TrainConfig`; None means as in the model's training, or the defaults of `TrainConfig`. At
+        temperature 0 every token is the most likely one.
     random : random stream, optional
         Draw from this stream instead of a new one from `seed`: that of a training run continues as the
         original does.
@@ -49,9 +52,9 @@ def generate(
         model was trained on one long text. Past block_size tokens the model sees a sliding window: whenever
         the window is full, its last half is kept.
     top_k : int, optional
-        Draw only from the k most likely tokens.
+        Draw only from the k most likely tokens; 0 for all.
     top_p : float, optional
-        Draw only from the most likely tokens: the fewest whose probabilities add up to this.
+        Draw only from the most likely tokens: the fewest whose probabilities add up to this; 1 for all.
     stop : str, optional
         End a sample before this text.
 
@@ -99,12 +102,13 @@ def samples(
         random = seeded(config.seed, model.backend)
     bos = model.tokenizer.bos
     decoder = model.engine.decoder(model.parameters)
-    if config.num_samples and not np.isfinite(decoder.step(bos, 0)).all():
-        raise UsageError(
-            "the model's logits are not finite, so that no sample can be drawn: did its training diverge?"
-        )
+    if config.num_samples and not np.isfinite(model.parameters).all():
+        raise UsageError(NOT_FINITE)
+    if config.num_samples:
+        check_finite(decoder.step(bos, 0))
     is_stream = trained.data_mode == "stream"
-    is_plain = batch_size == 1 and not is_stream and all(value is None for value in options.values())
+    is_plain = batch_size == 1 and config.temperature and not is_stream
+    is_plain = is_plain and all(value is None for value in options.values())
     if not is_plain:
         writer = Writer(model, decoder, random, config.temperature, is_stream, **options)
     if batch_size > 1:
@@ -118,6 +122,12 @@ def samples(
             yield (model.tokenizer.decode(decoder.generate(random, bos, config.temperature)),)
         else:
             yield writer.pieces()
+
+
+def check_finite(logits):
+    """Refuse to draw from logits that are not finite."""
+    if not np.isfinite(logits).all():
+        raise UsageError(NOT_FINITE)
 
 
 class Writer:
@@ -138,11 +148,11 @@ class Writer:
         self.count = STREAM_TOKENS if is_stream else model.config.block_size
         if max_new_tokens is not None:
             self.count = check_integer("max_new_tokens", max_new_tokens, low=0)
-        self.top_k = None if top_k is None else check_integer("top_k", top_k, low=1)
+        self.top_k = (None if top_k is None else check_integer("top_k", top_k, low=0)) or None
         if top_p is not None:
-            check_number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
+            check_number("top_p", top_p, "above 0 and at most 1 (1 for no limit)", lambda x: 0 < x <= 1)
         self.top_p = top_p
-        self.takes_all = top_k is None and top_p is None
+        self.takes_all = self.top_k is None and top_p is None and temperature > 0
         self.tokenizer, self.bos, self.decoder, self.random = tokenizer, tokenizer.bos, decoder, random
         self.temperature, self.block_size = temperature, model.config.block_size
 
@@ -208,6 +218,7 @@ class Writer:
 
     def weights(self, logits):
         """The weights to draw the next token with, float64 [..., V], from logits [..., V]."""
+        check_finite(logits)
         weights = sampling_weights(logits, self.temperature)
         if self.takes_all:
             return weights

@@ -50,8 +50,13 @@ class Score:
             "bits_per_token": nats / tokens / log(2),
             "nats_per_character": nats / characters,
             "bits_per_character": nats / characters / log(2),
-            "perplexity": float(np.exp(nats / tokens)),
+            "perplexity": _exp(nats / tokens),
         }
+
+
+def _exp(nats):
+    with np.errstate(over="ignore"):  # infinite where it is beyond all floating-point numbers
+        return float(np.exp(nats))
 
 
 def score(
@@ -80,7 +85,7 @@ def score(
     Raises
     ------
     UsageError
-        if the text is empty, or has a character that the model does not know.
+        if the text is empty, has a character that the model does not know, or if the model's logits are not finite.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -119,6 +124,10 @@ def score(
             total = highest + np.log(np.exp(rows - highest[:, None]).sum(1))
             surprises[place + skip : place + length] = total - rows[np.arange(len(rows)), targets]
             row += length
+    if not np.isfinite(surprises).all():
+        raise UsageError(
+            "the model's logits are not finite, so that no text can be scored: did its training diverge?"
+        )
     return Score(corpus, surprises, documents, characters)
 
 

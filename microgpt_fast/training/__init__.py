@@ -1,5 +1,6 @@
 """Training runs: steps, schedules, checkpoints, folders that keep a run, progress."""
 
-from .trainer import Evaluation, Steps, Trainer, train
+from .events import Evaluation, Steps
+from .trainer import Trainer, train
 
 __all__ = ["Evaluation", "Steps", "Trainer", "train"]

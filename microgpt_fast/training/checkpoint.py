@@ -5,17 +5,20 @@ import os
 import stat
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config import DTYPES, GPTConfig, TrainConfig, UsageError
-from ..data.tokenizer import tokenizer_of
+from ..config import GPTConfig, TrainConfig, UsageError, shown
+from ..data.tokenizer import ByteTokenizer, Tokenizer, tokenizer_of
 from ..model import GPT
+from .stored import State, mapping, parse, state_of
 
 FORMAT = "microgpt_fast"
 VERSION = "1"
 TRAINING = "training."  # before the names of the arrays of a training's state
+DTYPE_NAMES = {"F32": "float32", "F64": "float64"}  # safetensors' name -> ours
+MESSAGE = 200  # characters of another library's message that are shown
 
 
 class CheckpointError(UsageError):
@@ -96,9 +99,10 @@ def load(
 
 
 def load_with_training(path, **options):
-    """Like `load`, but returns (the model, the state of its training or None, the arrays of this state)."""
-    import json
+    """Like `load`, but returns (the model, the state of its training or None, the arrays of this state).
 
+    Nothing is read before its size is known to fit the configuration, so that memory stays in proportion to the file.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = os.fspath(path)
@@ -106,42 +110,81 @@ def load_with_training(path, **options):
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys() if metadata.get("format") == FORMAT else ()
-            tensors = {name: file.get_tensor(name) for name in names}
+            about = _about(path, file.metadata() or {})
+            shapes, dtype = _shapes(path, file, about)
+            model = GPT(about.config, about.tokenizer, dtype=dtype, **options)
+            for name, tensor in model.tensors.items():
+                tensor[:] = file.get_tensor(name)
+            arrays = {
+                name[len(TRAINING) :]: file.get_tensor(name) for name in shapes if name.startswith(TRAINING)
+            }
+    except UsageError:
+        raise
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a model file, or a damaged one ({error})") from None
+        raise CheckpointError(f"{path}: not a model file, or a damaged one ({_brief(error)})") from None
+    if _checksum(about.metadata, model.parameters, arrays) != about.metadata["crc32"]:
+        raise CheckpointError(f"{path}: damaged: the content does not match its checksum")
+    model.train_config = about.train_config
+    return model, about.state, arrays
+
+
+class _About(NamedTuple):
+    """What the metadata of a file say."""
+
+    metadata: dict[str, str]
+    config: GPTConfig
+    tokenizer: Tokenizer | ByteTokenizer | None
+    train_config: TrainConfig | None
+    state: State | None
+
+
+def _about(path, metadata):
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a model of {FORMAT}")
     if metadata.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: format version {metadata.get('version')!r}; this program reads {VERSION!r}"
+            f"{path}: format version {shown(metadata.get('version'))}; this program reads {VERSION!r}"
         )
-    arrays = {name[len(TRAINING) :]: tensors.pop(name) for name in [*tensors] if name.startswith(TRAINING)}
     try:
-        config = GPTConfig(**json.loads(metadata["config"]))
-        tokenizer, train_config = json.loads(metadata["tokenizer"]), json.loads(metadata["train_config"])
-        tokenizer = tokenizer and tokenizer_of(tokenizer)
-        train_config = train_config and TrainConfig(**train_config)
-        state = json.loads(metadata.get("training", "null"))
-        checksum = metadata["crc32"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {error})") from None
-    dtypes = {tensor.dtype.name for tensor in tensors.values()}
-    if (
-        config.n_layer > len(tensors)
-        or len(dtypes) != 1
-        or not dtypes <= set(DTYPES)
-        or {name: tensor.shape for name, tensor in tensors.items()} != config.shapes()
-    ):
+        config = GPTConfig(**mapping(parse(metadata["config"]), "config"))
+        tokenizer, train_config = parse(metadata["tokenizer"]), parse(metadata["train_config"])
+        tokenizer = None if tokenizer is None else tokenizer_of(tokenizer)
+        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+            raise ValueError(f"a tokenizer of {tokenizer.vocab_size} ids, a model of {config.vocab_size}")
+        if train_config is not None:
+            train_config = TrainConfig(**mapping(train_config, "train_config"))
+        state = parse(metadata["training"]) if "training" in metadata else None
+        if state is not None:
+            state = state_of(state)
+            if train_config is None:
+                raise ValueError("a training without train_config")
+        metadata["crc32"]  # must be there
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {_brief(error)})") from None
+    return _About(metadata, config, tokenizer, train_config, state)
+
+
+def _shapes(path, file, about):
+    """(the shape of each tensor in the file by its name, the model's dtype), if they are what they must be."""
+    slices = {name: file.get_slice(name) for name in file.keys()}
+    shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+    wanted = about.config.shapes() if about.config.n_layer <= len(shapes) else {}
+    dtype = DTYPE_NAMES.get(next(iter(slices.values())).get_dtype()) if slices else None
+    dtypes = dict.fromkeys(wanted, dtype)
+    if about.state is not None:
+        count, moments = (about.config.num_params,), [TRAINING + name for name in ("m", "v")]
+        wanted |= {**dict.fromkeys(moments, count), TRAINING + "losses": (about.state.step,)}
+        dtypes |= {**dict.fromkeys(moments, dtype), TRAINING + "losses": "float64"}
+    found = {name: DTYPE_NAMES.get(one.get_dtype()) for name, one in slices.items()}
+    if shapes != wanted or dtype is None or found != dtypes:
         raise CheckpointError(f"{path}: damaged: the tensors do not fit the configuration")
-    model = GPT(config, tokenizer, dtype=dtypes.pop(), **options)
-    for name, tensor in tensors.items():
-        model.tensors[name][:] = tensor
-    if _checksum(metadata, model.parameters, arrays) != checksum:
-        raise CheckpointError(f"{path}: damaged: the content does not match its checksum")
-    model.train_config = train_config
-    return model, state, arrays
+    return shapes, dtype
+
+
+def _brief(error):
+    """An error's message, in one line that is not too long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MESSAGE else f"{text[:MESSAGE]}..."
 
 
 def check_writable(path):

@@ -42,7 +42,7 @@ def plot(folders, path, against="step"):
             ("loss", {"alpha": 0.4, "lw": 1}, name),
             ("val_loss", {"marker": "o"}, f"{name}, validation"),
         ):
-            points = [(line[against], line[key]) for line in metrics if key in line]
+            points = [(line[against], line[key]) for line in metrics if key in line and against in line]
             if points:
                 axes.plot(*zip(*points), color=color, label=label, **style)
     axes.legend()

@@ -2,12 +2,14 @@
 
 import os
 import sys
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from ..messages import tell
 from ..workload import operations_a_token
-from .trainer import Evaluation, Steps, Trainer
+from .events import Evaluation, Steps
+from .trainer import Trainer
 
 QUIET_SECONDS = 2  # shorter trainings are not reported
 LINE_SECONDS = 10  # between two lines
@@ -41,10 +43,11 @@ class Progress:
             self._bar = _bar_of(self.trainer)
             self._may_draw = self._bar is not None
         if self._bar is not None:
-            self._bar.update(event.step - self._bar.n)
-            self._bar.set_postfix_str(self._figures(), refresh=False)
-            if is_evaluation:
-                self._bar.write(self._line(), file=sys.stderr)
+            with suppress(OSError):  # a terminal that hung up
+                self._bar.update(event.step - self._bar.n)
+                self._bar.set_postfix_str(self._figures(), refresh=False)
+                if is_evaluation:
+                    self._bar.write(self._line(), file=sys.stderr)
         elif is_evaluation or now - self._told >= LINE_SECONDS:
             self._told = now
             tell(self._line())
@@ -52,7 +55,8 @@ class Progress:
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
 
     def _line(self):
         trainer = self.trainer

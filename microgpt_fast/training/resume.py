@@ -10,7 +10,7 @@ import numpy as np
 from ..config import MODEL_OPTIONS, UsageError
 from ..data.load import Corpus, Source
 from .checkpoint import CheckpointError, load_with_training, save
-from .trainer import Evaluation, Trainer
+from .trainer import Trainer
 
 FIXED = (
     *MODEL_OPTIONS,
@@ -32,7 +32,19 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     trainer : Trainer
         To be saved between two events.
     path : path
+
+    Raises
+    ------
+    RuntimeError
+        where another thread is at work with the Trainer.
+    OSError
+        if the file cannot be written.
     """
+    with trainer.alone:
+        _save(trainer, path)
+
+
+def _save(trainer, path):
     state = {
         "step": trainer.step,
         "tokens": trainer.tokens,
@@ -65,34 +77,26 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
         for an option that cannot be changed.
     """
     model, state, arrays = load_with_training(path, backend="numpy", numerics="fast")
-    if not isinstance(state, dict):
+    if state is None:
         raise CheckpointError(f"{path}: a model, but not the state of a training")
+    if not np.isfinite(model.parameters).all():
+        raise CheckpointError(f"{path}: the parameters are not finite: this training had diverged")
     constants = asdict(model.train_config)
     constants.update({name: getattr(model.config, name) for name in MODEL_OPTIONS})
     if constants["time_budget"] is not None:  # saved before the first step
-        del constants["num_steps"]
+        del constants["time_budget" if options.get("num_steps") is not None else "num_steps"]
     elif options.get("time_budget") is not None:
         raise UsageError("a resumed training cannot have a time_budget: give num_steps")
     for name in FIXED:
         if options.get(name, constants[name]) != constants[name]:
             raise UsageError(f"a resumed training keeps its {name}: {constants[name]}, not {options[name]}")
     trainer = Trainer(data, **{**constants, **options})
-    if state.get("data") != fingerprint(trainer.corpus):
+    if state.data != fingerprint(trainer.corpus):
         raise CheckpointError(f"{path}: this training had other data: resume it with the same text")
-    try:
-        trainer.model.parameters[:] = model.parameters
-        trainer.moments[:] = arrays["m"], arrays["v"]
-        trainer.restore(
-            int(state["step"]),
-            int(state["tokens"]),
-            float(state["seconds"]),
-            arrays["losses"],
-            [Evaluation(*event) for event in state["evaluations"]],
-        )
-        version, words, gauss = state["random"]
-        trainer.random.setstate((version, tuple(words), gauss))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+    trainer.model.parameters[:] = model.parameters
+    trainer.moments[:] = arrays["m"], arrays["v"]
+    trainer.restore(state.step, state.tokens, state.seconds, arrays["losses"], state.evaluations)
+    trainer.random.setstate(state.random)
     return trainer
 
 

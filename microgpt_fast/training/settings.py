@@ -1,7 +1,9 @@
 """Options by name: read from TOML, translated from nanoGPT's names, written as TOML."""
 
-from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest
+from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest, shown
 
+MESSAGE = 200  # characters of the parser's message
+LONGEST = 1 << 20  # bytes of a file of options
 RUN_OPTIONS = ("preset", "data", "save", "out", "quiet")
 
 # nanoGPT's name -> ours
@@ -43,7 +45,7 @@ def known_name(name, where):
         raise UsageError(f"{where}: there is no option {name}: {ABSENT[name]}")
     allowed = MODEL_OPTIONS + TRAIN_OPTIONS + RUN_OPTIONS
     if name not in allowed:
-        raise UsageError(f"{where}: unknown option {name!r}{closest(name, [*allowed, *ALIASES])}")
+        raise UsageError(f"{where}: unknown option {shown(name)}{closest(name, [*allowed, *ALIASES])}")
     return name
 
 
@@ -60,10 +62,15 @@ def read_toml(path):
     import tomllib
 
     with open(path, "rb") as file:
-        try:
-            content = tomllib.loads(file.read().decode("utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: not TOML: {error}") from None
+        text = file.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise UsageError(f"{path}: more than {LONGEST:,} bytes, too many for a file of options")
+    try:
+        content = tomllib.loads(text.decode("utf-8-sig"))
+    except RecursionError:
+        raise UsageError(f"{path}: not TOML that can be read: lists or tables are nested too deep") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not TOML: {str(error)[:MESSAGE]}") from None
     options = {}
     for name, value in content.items():
         ours = known_name(name, path)
@@ -74,12 +81,14 @@ def read_toml(path):
     if not isinstance(data, str) and not (
         isinstance(data, list) and data and all(isinstance(part, str) for part in data)
     ):
-        raise UsageError(f"{path}: data must be the name of a file or a list of names, not {data!r}")
+        raise UsageError(f"{path}: data must be the name of a file or a list of names, not {shown(data)}")
     for name in ("save", "out", "preset"):
         if not isinstance(options.get(name, ""), str):
-            raise UsageError(f"{path}: {name} must be a string, not {options[name]!r}")
+            raise UsageError(f"{path}: {name} must be a string, not {shown(options[name])}")
+        if "\0" in options.get(name, ""):
+            raise UsageError(f"{path}: {name} holds a NUL character, which no name can")
     if not isinstance(options.get("quiet", False), bool):
-        raise UsageError(f"{path}: quiet must be true or false, not {options['quiet']!r}")
+        raise UsageError(f"{path}: quiet must be true or false, not {shown(options['quiet'])}")
     return options
 
 

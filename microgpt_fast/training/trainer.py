@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +15,13 @@ from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
 from ..random_stream import seeded
 from ..workload import check_memory, default_threads
+from .events import Evaluation, Steps
+from .one_thread import Guarded, OneThread
+from .pace import fix_num_steps, next_count
 from .schedule import learning_rates
 from .thread_trial import trial_of
 
-CHUNK_SECONDS = 0.03  # of training, after which there is a chance to stop or to report
-CHUNK_GROWTH = 8  # the most by which a chunk is larger than the last, until it takes CHUNK_SECONDS
 VALIDATION_ROWS = 4096  # tokens per call in a validation
-
-
-class Steps(NamedTuple):
-    """Some training steps were taken: `step` is the number of all so far, `losses` are those of these steps."""
-
-    step: int
-    losses: NDArray[np.float64]
-
-
-class Evaluation(NamedTuple):
-    """A validation: its loss in nats per token, ends of documents included, and whether it is the best so far."""
-
-    step: int
-    loss: float
-    is_best: bool
 
 
 class Trainer:
@@ -68,7 +54,11 @@ class Trainer:
         Steps taken, tokens predicted in them, and the time that they and the validations took.
     evaluations : list of Evaluation
     stopping : bool
-        Set it to end `events` before the last step.
+        Set it to end `events` before the last step; any thread may.
+    alone : OneThread
+        The context in which steps are taken. Two threads can take turns; at once, the second gets a RuntimeError.
+    diverged : str or None
+        What was not finite. The parameters then are of no use; those of the last checkpoint are.
     ended : str or None
         Why the training ended before its last step, if it did so by itself.
     note : str or None
@@ -113,14 +103,16 @@ class Trainer:
             numerics=numerics,
             threads=config.threads or default_threads(model_config, tokens),
         )
-        self._trial = None if config.threads else trial_of(self.model, tokens)
+        self.trial = None if config.threads else trial_of(self.model, tokens)
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
 
         self.step = self.tokens = 0
         self.seconds = 0.0
         self.evaluations: list[Evaluation] = []
+        self.alone = OneThread("Trainer")
         self.stopping = False
+        self.diverged: str | None = None
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
         self._losses: list[NDArray[np.float64]] = []
         self._gradient: NDArray[Any] | None = None
@@ -187,10 +179,15 @@ class Trainer:
         Raises
         ------
         UsageError
-            when a loss is not finite.
+            when a loss is not finite, after `Steps` of the last ones that were; `diverged` then says why.
+        RuntimeError
+            where another thread is at work with this Trainer.
         """
+        return Guarded(self._events(), self.alone)
+
+    def _events(self):
         if self.config.time_budget is not None:
-            self._fix_num_steps()
+            fix_num_steps(self)
         count = 1
         while True:
             if self._validation_is_due():
@@ -199,30 +196,73 @@ class Trainer:
                     yield event
             config = self.config
             if self.step >= config.num_steps or self.stopping or self.ended:
+                if self.step and not self.is_finite():
+                    self._diverge(
+                        f"the parameters after step {self.step} are not finite or give no finite loss"
+                    )
                 return
             start = perf_counter()
             count = min(count, config.num_steps - self.step)
             if config.eval_interval:
                 count = min(count, config.eval_interval - self.step % config.eval_interval)
-            losses, tokens = self._take_steps(count)
-            self.step += count
-            self.tokens += tokens
-            self._losses.append(losses)
+            losses, tokens = self.take_steps(count)
             elapsed = perf_counter() - start
-            self.seconds += elapsed
-            if self._trial:
-                self._trial.record(elapsed, tokens)
             bad = np.flatnonzero(~np.isfinite(losses))
+            finite = losses[: bad[0]] if bad.size else losses
+            self.step += len(finite)
+            self.tokens += tokens
+            self.seconds += elapsed
+            self._losses.append(finite)
+            if self.trial:
+                self.trial.record(elapsed, tokens)
             if bad.size:
-                raise UsageError(
-                    f"the loss of step {self.step - count + bad[0] + 1} is {losses[bad[0]]}: training "
-                    f"diverged; try a smaller learning_rate ({config.learning_rate}) or init_std"
-                )
-            count = _next_count(count, elapsed)
-            yield Steps(self.step, losses)
+                self.diverged = f"the loss of step {self.step + 1} is {losses[bad[0]]}"
+            count = next_count(count, elapsed)
+            if len(finite):
+                yield Steps(self.step, finite)
+            if bad.size:
+                self._diverge(self.diverged)
+
+    def is_finite(self) -> bool:
+        """Whether the model can be used: else training has diverged.
+
+        Its parameters are so small that the squares of a row have a finite sum, as rmsnorm needs, and a sequence has a
+        finite loss.
+        """
+        model = self.model
+        parameters = model.parameters
+        largest = np.sqrt(np.finfo(parameters.dtype).max / model.config.n_embd)
+        if (
+            self.diverged or not -largest < parameters.min() <= parameters.max() < largest
+        ):  # NaN fails as well
+            return False
+        starts, lengths = self.batches.sequences(0, 1)
+        tokens, starts = self.corpus.gather(starts, lengths)
+        return bool(np.isfinite(model.engine.forward(parameters, tokens, starts, lengths)).all())
+
+    def _check_finite(self):
+        if not self.is_finite():
+            self._diverge(f"the parameters after step {self.step} are not finite or give no finite loss")
+
+    def _diverge(self, what):
+        self.diverged = what
+        raise UsageError(
+            f"{what}: training diverged; try a smaller learning_rate ({self.config.learning_rate}) or init_std"
+        )
 
     def validate(self) -> float | None:
-        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile."""
+        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile.
+
+        Raises
+        ------
+        RuntimeError
+            where another thread is at work with this Trainer.
+        """
+        with self.alone:
+            return self.held_out_loss()
+
+    def held_out_loss(self) -> float | None:
+        """What `validate` returns, for a caller that is alone with this Trainer."""
         starts, lengths = self.batches.validation
         model = self.model
         at_once = max(1, VALIDATION_ROWS // model.config.block_size)
@@ -249,16 +289,19 @@ class Trainer:
 
     def _validate(self):
         start = perf_counter()
-        loss = self.validate()
+        loss = self.held_out_loss()
         self.seconds += perf_counter() - start
         if loss is None:
             return None
+        if not np.isfinite(loss):
+            self._diverge(f"the validation loss of step {self.step} is {loss}")
+        self._check_finite()
         event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
         self.evaluations.append(event)
         return event
 
-    def _take_steps(self, count):
-        """The next steps: (their losses, the number of tokens predicted)."""
+    def take_steps(self, count: int) -> tuple[NDArray[np.float64], int]:
+        """Take the next steps, without any note of them: (their losses, the number of tokens predicted)."""
         config, model = self.config, self.model
         sequences = config.batch_size * config.gradient_accumulation_steps
         starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
@@ -310,45 +353,6 @@ class Trainer:
                 self._gradient, model.parameters, tokens, starts[part], lengths[part]
             ).mean()
         return loss / config.gradient_accumulation_steps
-
-    def _fix_num_steps(self):
-        """Measure the speed, and replace the budget by the number of steps that it allows, at most a tenth for warm-up.
-
-        The parameters and moments are afterwards what they were before.
-        """
-        begin = perf_counter()
-        budget, config = self.config.time_budget, self.config
-        kept = [array.copy() for array in (self.model.parameters, self.moments)]
-        count, times = 1, []
-        while len(times) < 4 or perf_counter() - begin < budget / 40:
-            start = perf_counter()
-            tokens = self._take_steps(count)[1]
-            elapsed = perf_counter() - start
-            if self._trial and not self._trial.is_over:
-                self._trial.record(elapsed, tokens)
-            elif count == config.num_steps or elapsed > CHUNK_SECONDS / 2:
-                times.append(elapsed / count)
-            count = min(_next_count(count, elapsed), config.num_steps)
-        seconds_a_step = float(np.median(times))
-        last = 0.0  # seconds of the validation at the end
-        if self.batches.validation is not None:
-            start = perf_counter()
-            self.validate()
-            last = perf_counter() - start
-            if config.eval_interval:
-                seconds_a_step += last / config.eval_interval
-        self.model.parameters[:], self.moments[:] = kept
-        spent = perf_counter() - begin
-        num_steps = max(1, int((0.97 * budget - spent - last) / seconds_a_step))
-        self.seconds = spent
-        warmup = min(config.warmup_steps, num_steps // 10)
-        config = replace(config, num_steps=num_steps, warmup_steps=warmup, time_budget=None)
-        self.config = self.model.train_config = config
-
-
-def _next_count(count, seconds):
-    """Number of steps of the next chunk, after a chunk of `count` steps that took `seconds`."""
-    return max(1, min(count * CHUNK_GROWTH, int(count * CHUNK_SECONDS / seconds)))
 
 
 def train(

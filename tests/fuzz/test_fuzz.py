@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from microgpt_fast.data import text, token_entry
+from microgpt_fast.training import checkpoint, settings
 
 from . import TARGETS, fuzz, load
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, pytest.mark.thorough]
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -25,6 +27,17 @@ def test_no_input_fails(target):
 def test_an_entry_that_is_not_checked_is_found(monkeypatch):
     monkeypatch.setattr(token_entry, "check", lambda *arguments: None)
     assert fuzz("token_cache", seed=0, count=400)[1]
+
+
+@pytest.mark.parametrize("target", ["models", "run_folders"])
+def test_a_state_that_is_not_checked_is_found(target, monkeypatch):
+    monkeypatch.setattr(checkpoint, "state_of", lambda content: SimpleNamespace(**content))
+    assert fuzz(target, seed=0, count=400)[1]
+
+
+def test_options_that_are_nested_too_deep_are_found(monkeypatch):
+    monkeypatch.setattr(settings, "RecursionError", ZeroDivisionError, raising=False)
+    assert fuzz("toml", seed=0, count=400)[1]
 
 
 def test_a_line_end_that_is_not_known_is_found(monkeypatch):

@@ -53,8 +53,8 @@ def add_arguments(parser):
         "--limit",
         type=float,
         metavar="X",
-        help="the highest ratio that passes (default: 1.02 in turn, 1.1 against a saved run, above what repeated "
-        "runs of one version differ by)",
+        help="the highest ratio that passes (default: 1.03 in turn, 1.15 against a saved run; repeated "
+        "runs of one version differed by less on a busy machine)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--csv", metavar="FILE", help="write the results here, one per row")

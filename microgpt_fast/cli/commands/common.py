@@ -1,6 +1,5 @@
 """What several commands share: options by name, and failures in one line."""
 
-import signal
 from contextlib import contextmanager
 
 from ...config import ACTIVATIONS, UsageError
@@ -31,7 +30,10 @@ CONSTANTS = {
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
     "target_loss": (float, "stop when the validation loss has come down to this"),
     "patience": (int, "stop after this many validations in a row without a better loss; 0 for never"),
-    "temperature": (float, "temperature of sampling: low for likely text, high for varied text"),
+    "temperature": (
+        float,
+        "temperature of sampling: low for likely text, high for varied text; 0 takes the likeliest",
+    ),
     "seed": (int, "seed of document order, initial parameters and samples"),
     "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
@@ -80,23 +82,3 @@ def users_file(verb, path):
         yield
     except OSError as error:
         raise UsageError(f"cannot {verb} {file_of(error, path)}: {error.strerror or error}") from None
-
-
-@contextmanager
-def stop_on_interrupt(trainer):
-    """Let Ctrl-C in here end the training after the current steps, and a second Ctrl-C the program."""
-
-    def stop(number, frame):
-        if trainer.stopping:
-            raise KeyboardInterrupt
-        trainer.stopping = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # only the main thread may; elsewhere no Ctrl-C arrives
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

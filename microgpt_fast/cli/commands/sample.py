@@ -5,6 +5,7 @@ import os
 from ...config import UsageError
 from .common import add_constants, add_raw, users_file
 
+FILE = "FILE:"  # before the name of a file that holds the prompt
 WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
 
 
@@ -14,11 +15,18 @@ def add_arguments(parser):
         "--model", "--out-dir", metavar="FILE", required=True,
         help="file written by train --save, or folder written by train --out (its best model, or else its last)",
     )  # fmt: skip
-    parser.add_argument("--prompt", "--start", metavar="TEXT", help="text that each sample begins with")
+    parser.add_argument(
+        "--prompt",
+        "--start",
+        metavar="TEXT",
+        help="text that each sample begins with; FILE:NAME for the text in a file",
+    )
     parser.add_argument(
         "--max-new-tokens", metavar="N", type=int, help="most tokens to draw after the prompt"
     )
-    parser.add_argument("--top-k", metavar="N", type=int, help="draw only from the N most likely tokens")
+    parser.add_argument(
+        "--top-k", metavar="N", type=int, help="draw only from the N most likely tokens; 0 for all"
+    )
     parser.add_argument(
         "--top-p",
         metavar="X",
@@ -42,9 +50,30 @@ def run(options, stdout):
     with users_file("read", options.model):
         model = load(model_file(options.model))
     wishes = {name: getattr(options, name) for name in WISHES}
+    is_stream = bool(model.train_config) and model.train_config.data_mode == "stream"
+    wishes["prompt"] = prompt_of(options.prompt, is_stream)
     texts = samples(model, options.num_samples, options.temperature, options.seed, **wishes)
-    stdout.samples(texts, is_long=bool(model.train_config) and model.train_config.data_mode == "stream")
+    stdout.samples(texts, is_long=is_stream)
     return 0
+
+
+def prompt_of(text, is_stream):
+    """The text to begin with, as nanoGPT understands it: FILE:NAME stands for what the file holds.
+
+    The newline that ends the file's last line counts for a model of one long text, not for one of lines.
+    """
+    if text is None or not text.startswith(FILE):
+        return text
+    path = text.removeprefix(FILE)
+    with users_file("read", path):
+        with open(path, encoding="utf-8-sig") as file:
+            try:
+                content = file.read()
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{path}: not UTF-8 text: byte 0x{error.object[error.start]:02x} cannot be read"
+                ) from None
+    return content if is_stream else content.removesuffix("\n")
 
 
 def model_file(path):

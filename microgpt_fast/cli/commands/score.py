@@ -1,6 +1,7 @@
 """`microgpt-fast score`: how well a saved model predicts a text."""
 
 import json
+from math import isinf
 from pathlib import Path
 
 from .common import add_raw, users_file
@@ -45,7 +46,9 @@ def run(options, stdout):
                 [[token, float(surprise)] for token, surprise in zip(tokens, nats)]
                 for _, tokens, nats in documents
             ]
-        stdout.write(json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+        if isinf(summary["perplexity"]):  # which JSON cannot say
+            summary["perplexity"] = None
+        stdout.write(json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
         return 0
     for name, value in summary.items():
         stdout.write(

@@ -1,10 +1,11 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
-from .common import CONSTANTS, add_constants, add_raw, fail, stop_on_interrupt, users_file
+from ..signals import stop_on_signals
+from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
@@ -48,13 +49,19 @@ def run(options, stdout):
         with users_file("write", save_to):
             check_writable(save_to)
     trainer, kept = make_trainer(given, constants)
+    with kept or nullcontext():
+        return carry_out(trainer, kept, save_to, quiet, stdout)
+
+
+def carry_out(trainer, kept, save_to, quiet, stdout):
+    """Take the steps and draw the samples; returns the exit code."""
     tell(f"training on the {trainer.path} path ({computing(trainer)})")
     for note in (trainer.corpus.note, trainer.note):
         if note:
             tell(note)
     stdout.survives_pipe = bool(save_to or kept)
     write_head(trainer, stdout)
-    with stop_on_interrupt(trainer):
+    with stop_on_signals(trainer) as ending:
         train(trainer, kept, quiet, stdout)
         if save_to is not None:
             from ...training.checkpoint import save
@@ -69,7 +76,9 @@ def run(options, stdout):
     stdout.flush()
     if trainer.stopping:
         saved = f"; saved {save_to or kept.folder}" if save_to or kept else ""
-        return fail(130, f"interrupted after step {trainer.step} of {config.num_steps}{saved}")
+        return fail(
+            ending.exit_code, f"{ending.reason} after step {trainer.step} of {config.num_steps}{saved}"
+        )
     if trainer.ended:
         tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
     if trainer.step and trainer.seconds:
@@ -128,12 +137,12 @@ def write_head(trainer, stdout):
 
 def train(trainer, kept, quiet, stdout):
     """Take the steps, show them, and keep them in the run's folder."""
-    from ...training.trainer import Steps
+    from ...training.events import Steps
 
     progress = None
     budget = trainer.config.time_budget
     recording = machines_file(kept.folder) if kept else nullcontext()
-    with recording:
+    with recording, way_back(trainer, kept):
         for event in trainer.events():
             if budget is not None:
                 tell(f"a time budget of {budget:g} s allows {trainer.config.num_steps} steps")
@@ -154,6 +163,19 @@ def train(trainer, kept, quiet, stdout):
     if progress:
         progress.close()
     stdout.end_steps()
+
+
+@contextmanager
+def way_back(trainer, kept):
+    """Where training diverges in here, say what is left of it."""
+    try:
+        yield
+    except UsageError as error:
+        if not (trainer.diverged and kept):
+            raise
+        raise UsageError(
+            f"{error}; --resume {kept.folder} --learning-rate X continues from step {kept.saved_step}"
+        ) from None
 
 
 def write_samples(trainer, kept, stdout):
