@@ -8,10 +8,16 @@ import hashlib
 import math
 import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 TESTS = Path(__file__).parent
+# Background jobs of a shell ignore Ctrl-C, those of nohup SIGHUP: so would the programs that tests start and stop.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Processes that write into one cache of Numba's at the same time can take each other's functions.
     os.environ["NUMBA_CACHE_DIR"] = str(TESTS.parent / "build" / "numba" / worker)
