@@ -54,3 +54,11 @@ def test_a_state_can_be_kept_and_exchanged(make):
     python = random.Random()
     python.setstate(state)
     assert python.gauss(0, 1.0) == expected[0]
+
+
+@pytest.mark.parametrize("index", [-1, 625, 10**6])
+def test_an_index_outside_the_state_is_refused(index):
+    compiled = pytest.importorskip("microgpt_fast.backends.cython_backend")
+    version, words, gauss = random.Random(1).getstate()
+    with pytest.raises(ValueError, match="not a state"):
+        compiled.Random(1).setstate((version, (*words[:624], index), gauss))
