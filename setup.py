@@ -71,7 +71,8 @@ class build_core(build_ext):
             from Cython.Build import cythonize
 
             [module] = cythonize([ext], compiler_directives={"language_level": 3})
-            return compile_unit(build.Unit(module.sources[0], "module", [], build.MODULE))
+            flags = build.MODULE if len(self.isas) == len(build.FEATURES) else build.MODULE_SOONER
+            return compile_unit(build.Unit(module.sources[0], "module", [], flags))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             module = pool.submit(compile_module)  # first, since it takes the longest

@@ -8,7 +8,7 @@ import pytest
 
 import microgpt_fast as mg
 from microgpt_fast import backends, ops
-from microgpt_fast.backends import numba_activations, numpy_backend
+from microgpt_fast.backends import numpy_backend
 from microgpt_fast.config import ACTIVATIONS, GPTConfig, UsageError
 from microgpt_fast.reference import ReferenceGPT, initial_parameters
 
@@ -92,7 +92,9 @@ def test_exact_and_narrow_paths_serve_the_originals_activations_only():
         mg.train(["anna", "bob"], num_steps=2, activation="gelu", numerics="exact")
 
 
+@pytest.mark.slow  # Numba compiles
 def test_every_backend_has_every_activation():
+    numba_activations = pytest.importorskip("microgpt_fast.backends.numba_activations")
     assert tuple(numpy_backend.ACTIVATIONS) == ACTIVATIONS == numba_activations.NAMES
     for name in backends.BACKENDS:
         run = mg.train(["anna", "bob"], num_steps=3, activation="gelu", backend=name, numerics="fast")

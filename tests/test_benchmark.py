@@ -255,7 +255,7 @@ import itertools
 from pathlib import Path
 Path(__file__).with_name("seen").write_bytes(Path("input.txt").read_bytes())
 for step in itertools.count(1):
-    sum(range(100_000))
+    sum(range(1_000_000))  # longer than a busy machine takes to hand over a line
     print(f"step {step:4d} / 1000 | loss {LOSSES[min(step, 3) - 1]:.4f}", end="\\r")
 """
 
@@ -345,6 +345,8 @@ def test_plots(run, tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_refusals(run, arguments, text, tmp_path, monkeypatch):
+    if "--sweep" in arguments:
+        pytest.importorskip("microgpt_fast.backends.cython_backend")  # others have no exact numerics at all
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*arguments)
     assert code == 2 and out == "" and f"microgpt-fast: {text}" in err

@@ -78,6 +78,7 @@ def test_weight_decay_applies_where_the_table_says_so(monkeypatch):
         np.testing.assert_allclose(params[parameter.place], wanted, rtol=1e-15)
 
 
+@pytest.mark.slow  # compiles
 def test_the_c_core_decays_what_its_table_says(tmp_path, monkeypatch):
     pytest.importorskip("microgpt_fast.backends.cython_backend")
     from test_mutations import compiled

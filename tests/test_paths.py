@@ -28,6 +28,7 @@ def compiled():
     ],
 )
 def test_narrow_models_have_a_path_of_their_own(compiled, sizes, narrow):
+    pytest.importorskip("numba")
     config = GPTConfig(27, **sizes)
     for name in ("cython", "numba"):
         assert backends.load(name).path_of(config) == ("narrow" if narrow else "general")

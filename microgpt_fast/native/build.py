@@ -18,6 +18,7 @@ COMMON = ["-std=gnu11", "-O3", "-fvisibility=hidden"]
 FAST = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]
 MODULE = ["-O1"]  # it only checks and passes on
+MODULE_SOONER = ["-O0"]  # where few instruction sets are built, to try something
 
 # What comes last and so overrides the above.
 RELEASE = ["-g0"]
