@@ -333,6 +333,17 @@ def test_what_a_process_is_writing_is_not_removed(words, cache):
 
 
 @pytest.mark.parametrize("has_locks", [True, False])
+def test_what_another_process_removes_meanwhile_is_no_error(words, cache, monkeypatch, has_locks):
+    if not has_locks:
+        monkeypatch.setattr(locks, "fcntl", None)
+    load_corpus(words)
+    names = os.listdir(cache)
+    gone = ["1" * 32 + ".tmp", "2" * 32 + f".{os.getpid()}.01234567.tmp", "3" * 32 + ".999999999.01234567.tmp"]
+    monkeypatch.setattr(os, "listdir", lambda path: gone + names)
+    cache_folder.remove_leftovers(cache)
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
 def test_many_processes_at_once_get_the_right_tokens(words, cache, has_locks):
     words.write_text("".join(f"word number {number}\n" for number in range(20000)))
     program = f"""

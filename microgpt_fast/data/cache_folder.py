@@ -155,11 +155,12 @@ def remove_leftovers(parent):
             continue
         path = os.path.join(parent, name)
         try:
-            if match[1] and _is_alive(int(match[1])) and time.time() - os.lstat(path).st_mtime < OLD:
+            is_old = time.time() - os.lstat(path).st_mtime > OLD
+            if match[1] and _is_alive(int(match[1])) and not is_old:
                 continue
             lock = _lock(path)
-        except OSError as error:
-            if error.errno in NO_LOCKS and time.time() - os.lstat(path).st_mtime > OLD:
+        except OSError as error:  # among them: another process has removed it
+            if error.errno in NO_LOCKS and is_old:
                 shutil.rmtree(path, ignore_errors=True)
             continue
         if lock is not None:
