@@ -6,7 +6,7 @@ import pytest
 import microgpt_fast as mg
 from microgpt_fast import backends, workload
 from microgpt_fast.config import TrainConfig, UsageError, resolve
-from microgpt_fast.data.batches import Lines, Stream, fingerprints
+from microgpt_fast.data.batches import Blocks, Lines, fingerprints
 from microgpt_fast.data.load import load_corpus
 from microgpt_fast.presets import PRESETS
 from microgpt_fast.training import pace
@@ -29,7 +29,7 @@ def stream(**options):
 
 def batches(corpus, block_size=12, **options):
     config = TrainConfig(**options)
-    kind = Stream if corpus.mode == "stream" else Lines
+    kind = Blocks if corpus.mode == "stream" else Lines
     return kind(corpus, config, block_size, mg.random_stream.PythonRandom(1), backends.load("numpy"))
 
 

@@ -50,7 +50,7 @@ class Lines:
         return self.corpus.batches(self.order, first, count, self.block_size)
 
 
-class Stream:
+class Blocks:
     """Blocks from random places of one long text: a function of the seed and of the position in the run.
 
     With a `val_fraction`, this part of the text, its end, is held out; validation reads it block after block.
@@ -82,8 +82,8 @@ class Stream:
 
 
 def make_batches(corpus, *arguments):
-    """The `Lines` or `Stream` of a corpus."""
-    return (Stream if corpus.mode == "stream" else Lines)(corpus, *arguments)
+    """The `Lines` or `Blocks` of a corpus."""
+    return (Blocks if corpus.mode == "stream" else Lines)(corpus, *arguments)
 
 
 def mix(x):

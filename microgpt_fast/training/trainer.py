@@ -44,7 +44,7 @@ class Trainer:
         Trained in place.
     config : TrainConfig
     corpus : Corpus
-    batches : batches.Lines or batches.Stream
+    batches : batches.Lines or batches.Blocks
         The order of training, and what is held out.
     random : random stream
         After all draws so far: `generate(run.model, random=run.random)` continues it.
