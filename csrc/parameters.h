@@ -6,6 +6,8 @@
 
 #include "microgpt_fast.h"
 
+#define RMS_EPS 1e-5 /* of every rmsnorm of the model */
+
 /* the parameters before the layers', and those of every layer */
 enum { WTE, WPE, LM_HEAD, OUTSIDE_LAYERS };
 enum { ATTN_WQ, ATTN_WK, ATTN_WV, ATTN_WO, MLP_FC1, MLP_FC2, OF_A_LAYER };

@@ -19,8 +19,11 @@ FAST = ["-ffp-contract=fast", "-fno-math-errno"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]
 # The baseline alone, as a user of csrc would build it: (source, flags).
 UNITS = [
-    ("csrc/variant.c", [*FAST, "-DREAL_BITS=32", "-DMGF_TABLE=mgf_f32_baseline"]),
-    ("csrc/variant.c", [*FAST, "-DREAL_BITS=64", "-DMGF_TABLE=mgf_f64_baseline"]),
+    *(
+        (source, [*FAST, f"-DREAL_BITS={bits}", f"-DMGF_TABLE=mgf_f{bits}_baseline"])
+        for source in ("csrc/narrow.c", "csrc/variant.c")
+        for bits in (32, 64)
+    ),
     ("csrc/exact.c", [*EXACT, "-DMGF_EXACT_TABLE=mgf_exact_baseline"]),
     ("csrc/random.c", EXACT),
     ("csrc/threads.c", []),

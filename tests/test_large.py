@@ -98,8 +98,9 @@ def test_attention_decode(backend):
     assert np.isfinite(o).all() and np.array_equal(o, wanted)
 
 
+@pytest.mark.parametrize("unit", ["variant", "narrow"])
 @pytest.mark.parametrize("bits", [32, 64])
-def test_no_index_of_the_core_is_narrowed(bits):
+def test_no_index_of_the_core_is_narrowed(bits, unit):
     """clang finds every conversion of a 64-bit number to 32 bits that is not written out as a cast."""
     if shutil.which("clang") is None:
         pytest.skip("needs clang")
@@ -111,9 +112,11 @@ def test_no_index_of_the_core_is_narrowed(bits):
             "-Werror=shorten-64-to-32",
             "-I",
             microgpt_fast.get_include(),
+            "-I",
+            microgpt_fast.get_sources(),
             f"-DREAL_BITS={bits}",
             "-DMGF_TABLE=table",
-            f"{microgpt_fast.get_sources()}/variant.c",
+            f"{microgpt_fast.get_sources()}/{unit}.c",
         ],
         stderr=subprocess.PIPE,
         text=True,

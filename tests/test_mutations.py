@@ -256,7 +256,7 @@ class Function:
 
 def compiled(csrc, library):
     """The kernels and gpt_update of a copy of the core, as a backend has them."""
-    sources = [csrc / name for name in ("variant.c", "random.c", "threads.c")]
+    sources = [csrc / name for name in ("variant.c", "narrow.c", "random.c", "threads.c")]
     subprocess.run(
         [
             "cc",

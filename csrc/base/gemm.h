@@ -156,14 +156,14 @@ static void gemm(int transposed, tile_mode mode, ptrdiff_t M, ptrdiff_t N, ptrdi
 }
 
 /* h = A B,  a = f(h); where the gradient needs no h, h may be a, and is not kept */
-static void gemm_activated(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
+SHARED void gemm_activated(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
                            ptrdiff_t ld_x, matrix b, real *h, ptrdiff_t ld_h, real *a, ptrdiff_t ld_a) {
     gemm(0, f->in_tiles ? ACTIVATE : STORE, M, N, K, x, ld_x, b, h, ld_h);
     if (!f->in_tiles) f->value(a, ld_a, h, ld_h, M, N);
 }
 
 /* d = A B f'(h) */
-static void gemm_activation_gradient(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
+SHARED void gemm_activation_gradient(const activation_functions *f, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *x,
                                      ptrdiff_t ld_x, matrix b, real *d, ptrdiff_t ld_d, const real *h, ptrdiff_t ld_h) {
     run_product((tile_arguments){.K = K,
                                  .a = x,
@@ -177,17 +177,17 @@ static void gemm_activation_gradient(const activation_functions *f, ptrdiff_t M,
     if (!f->in_tiles) f->gradient(d, ld_d, h, ld_h, M, N);
 }
 
-static void gemm_nn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
+SHARED void gemm_nn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
                     ptrdiff_t ld_a, ptrdiff_t ld_b, int accumulate) {
     gemm(0, accumulate ? ADD : STORE, M, N, K, a, ld_a, plain(b, ld_b), c, ld_c);
 }
 
-static void gemm_nt(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
+SHARED void gemm_nt(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
                     ptrdiff_t ld_a, ptrdiff_t ld_b, int accumulate) {
     gemm(0, accumulate ? ADD : STORE, M, N, K, a, ld_a, transpose_of(b, ld_b), c, ld_c);
 }
 
-static void gemm_tn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
+SHARED void gemm_tn(real *c, const real *a, const real *b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t ld_c,
                     ptrdiff_t ld_a, ptrdiff_t ld_b, int accumulate) {
     gemm(1, accumulate ? ADD : STORE, M, N, K, a, ld_a, plain(b, ld_b), c, ld_c);
 }

@@ -43,6 +43,7 @@ typedef int64_t integer;
 #define VL (VECTOR_BYTES * 8 / REAL_BITS)
 #define INLINE static inline __attribute__((always_inline, unused))
 #define NOINLINE static __attribute__((noinline, unused))
+#define SHARED static __attribute__((unused)) /* a function of a header of which a unit may need another part */
 #define UNROLL _Pragma("GCC unroll 64")
 #define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
 

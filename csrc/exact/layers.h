@@ -5,8 +5,6 @@
 
 #include "exact/product.h"
 
-#define RMS_EPS 1e-5
-
 /* ---- rmsnorm ---- */
 
 /* ms = sum x^2 * C^-1 + eps,  scale = ms^-0.5,  y = x * scale          y, x [C, T]; ms, scale [T] */

@@ -113,7 +113,7 @@ INLINE layer_activations activations_of(const gpt *g, ptrdiff_t layer) {
 }
 
 /* Lays the workspace out for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
-static size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
+SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
     *g = (gpt){
         .config = *c,
         .table = parameters_of(c),

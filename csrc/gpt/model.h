@@ -19,8 +19,6 @@
 #include "kernels/rmsnorm.h"
 #include "threads.h"
 
-#define RMS_EPS 1e-5
-
 enum {
     ROW_BLOCK = 96, /* rows of the batch that pass through a layer's matrices together */
     /* rows of a weight whose gradient is one item, a multiple of every VL: more where they share copies (base/gemm.h) */

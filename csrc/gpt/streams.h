@@ -3,7 +3,7 @@
 #define MGF_STREAMS_H
 
 #include "gpt/decode.h"
-#include "micro/decode.h"
+#include "narrow.h"
 #include "serves.h"
 
 static size_t gpt_decoder_size(const mgf_config *config) {
@@ -19,7 +19,7 @@ static void gpt_decoder_init(void *memory, const real *params, const mgf_config 
 
 static void decode_token(decoder *d, int32_t token, ptrdiff_t position) {
     if (micro_serves(&d->g.config)) {
-        micro_decoder (&d->g.config)(d, token, position);
+        NARROW.decode(d, token, position);
         return;
     }
     int32_t at = (int32_t)position;

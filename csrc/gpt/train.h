@@ -5,15 +5,14 @@
 #include "base/denormals.h"
 #include "gpt/model.h"
 #include "gpt/update.h"
-#include "micro/model.h"
+#include "narrow.h"
 #include "serves.h"
 
 static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
     (void)pool;
     gpt g;
-    micro narrow;
     size_t size = gpt_lay_out(&g, config, N, B, NULL);
-    size_t narrow_size = micro_serves(config) ? micro_lay_out(&narrow, config, N, B, NULL) : 0;
+    size_t narrow_size = micro_serves(config) ? NARROW.workspace_size(config, N, B) : 0;
     return size > narrow_size ? size : narrow_size;
 }
 
@@ -154,8 +153,8 @@ static ptrdiff_t gpt_train_steps(double *losses, real *params, real *m, real *v,
     if (bad >= 0) return bad;
     unsigned mode = denormals_flush();
     if (micro_serves(config))
-        micro_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
-                          pool);
+        NARROW.train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
+                           pool);
     else
         general_train_steps(losses, params, m, v, tokens, starts, lengths, k, B, lr, adam, first_step, config, workspace,
                             pool);

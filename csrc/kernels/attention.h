@@ -194,7 +194,7 @@ INLINE head head_at(const real *q, const real *k, const real *v, ptrdiff_t ld, c
     return (head){q + at, k + at, v + at, ld, cu_seqlens[b + 1] - cu_seqlens[b], D, (real)scale, slopes ? slopes[h] : 0};
 }
 
-static void attention_forward(real *o, real *lse, const real *q, const real *k, const real *v, ptrdiff_t ld_o,
+SHARED void attention_forward(real *o, real *lse, const real *q, const real *k, const real *v, ptrdiff_t ld_o,
                               ptrdiff_t ld_qkv, const int32_t *cu_seqlens, ptrdiff_t B, ptrdiff_t H, ptrdiff_t D,
                               double scale, const real *slopes) {
     for (ptrdiff_t b = 0; b < B; b++)
@@ -203,7 +203,7 @@ static void attention_forward(real *o, real *lse, const real *q, const real *k, 
                            head_at(q, k, v, ld_qkv, cu_seqlens, b, h, D, scale, slopes));
 }
 
-static void attention_backward(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse,
+SHARED void attention_backward(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse,
                                const real *q, const real *k, const real *v, ptrdiff_t ld_o, ptrdiff_t ld_qkv,
                                const int32_t *cu_seqlens, ptrdiff_t B, ptrdiff_t H, ptrdiff_t D, double scale,
                                const real *slopes) {
@@ -247,7 +247,7 @@ static void attention_head_decode(real *o, head h) {
     for (ptrdiff_t d = 0; d < h.D; d++) o[d] /= total;
 }
 
-static void attention_decode(real *o, const real *q, const real *k_cache, const real *v_cache, const int32_t *lengths,
+SHARED void attention_decode(real *o, const real *q, const real *k_cache, const real *v_cache, const int32_t *lengths,
                              ptrdiff_t B, ptrdiff_t T_max, ptrdiff_t H, ptrdiff_t D, double scale, const real *slopes) {
     for (ptrdiff_t b = 0; b < B; b++)
         for (ptrdiff_t h = 0; h < H; h++) {

@@ -7,7 +7,7 @@
 #ifndef MGF_MICRO_DECODE_H
 #define MGF_MICRO_DECODE_H
 
-#include "gpt/decode.h"
+#include "gpt/decoder.h"
 #include "micro/layout.h"
 
 enum {
@@ -143,12 +143,10 @@ NOINLINE void micro_decode_32_4(decoder *d, int32_t token, ptrdiff_t position) {
 NOINLINE void micro_decode_32_8(decoder *d, int32_t token, ptrdiff_t position) { micro_decode(32, 8, d, token, position); }
 NOINLINE void micro_decode_32_16(decoder *d, int32_t token, ptrdiff_t position) { micro_decode(32, 16, d, token, position); }
 
-typedef void token_function(decoder *d, int32_t token, ptrdiff_t position);
-
-static token_function *micro_decoder(const mgf_config *c) {
-    ptrdiff_t D = c->n_embd / c->n_head;
-    if (c->n_embd == 16) return D == 4 ? micro_decode_16_4 : D == 8 ? micro_decode_16_8 : micro_decode_16_16;
-    return D == 4 ? micro_decode_32_4 : D == 8 ? micro_decode_32_8 : micro_decode_32_16;
+static void micro_decode_token(decoder *d, int32_t token, ptrdiff_t position) {
+    ptrdiff_t C = d->g.C, D = d->g.D;
+    if (C == 16) (D == 4 ? micro_decode_16_4 : D == 8 ? micro_decode_16_8 : micro_decode_16_16)(d, token, position);
+    else (D == 4 ? micro_decode_32_4 : D == 8 ? micro_decode_32_8 : micro_decode_32_16)(d, token, position);
 }
 
 #endif

@@ -195,6 +195,11 @@ static ptrdiff_t rows_of_largest_batch(const int32_t *lengths, ptrdiff_t k, ptrd
     return largest;
 }
 
+static size_t micro_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B) {
+    micro g;
+    return micro_lay_out(&g, config, N, B, NULL);
+}
+
 /* gpt_train_steps for what micro_serves, of documents that are known to be good */
 static void micro_train_steps(double *losses, real *params, real *m, real *v, const int32_t *tokens, const int64_t *starts,
                               const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr, const mgf_adam *adam,

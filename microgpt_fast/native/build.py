@@ -61,7 +61,8 @@ def core_units(isas=tuple(FEATURES)):
             flags = ["-O2"]  # compiles sooner, and runs as fast as -O3's
         for bits in (64, 32):
             macros = [("REAL_BITS", str(bits)), ("MGF_TABLE", f"mgf_f{bits}_{isa}")]
-            yield Unit("csrc/variant.c", f"{isa}_f{bits}", macros, FAST + flags)
+            for source in ("csrc/narrow.c", "csrc/variant.c"):
+                yield Unit(source, f"{isa}_f{bits}", macros, FAST + flags)
     for isa in isas:
         yield Unit(
             "csrc/exact.c", f"{isa}_exact", [("MGF_EXACT_TABLE", f"mgf_exact_{isa}")], EXACT + flags_of(isa)
