@@ -148,6 +148,7 @@ class TrainConfig:
     num_steps: int = 1000
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
+    shards: int = 0
     learning_rate: float = 0.01
     min_learning_rate: float = 0.0
     warmup_steps: int = 0
@@ -180,6 +181,9 @@ class TrainConfig:
         _set(self, "batch_size", check_integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
         name = "gradient_accumulation_steps"
         _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+        _set(self, "shards", check_integer("shards", self.shards, low=0, high=MAX_SIZE))
+        if self.shards & (self.shards - 1):
+            raise UsageError(f"shards must be a power of two, or 0 for none, not {self.shards}")
         for name in ("num_samples", "warmup_steps", "eval_interval", "patience"):
             _set(self, name, check_integer(name, getattr(self, name), low=0, high=MAX_STEPS))
         _set(self, "seed", check_integer("seed", self.seed, low=-MAX_SEED, high=MAX_SEED))

@@ -46,8 +46,11 @@ INLINE adam_constants without_decay(adam_constants a) {
 INLINE vec adam_moved(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int decays, const int root_by_steps) {
     *m = a->beta1 * *m + a->share * d;
     *v = d * d + a->beta2 * *v;
+    if (!root_by_steps) {
+        const vec quotient = *m / (vsqrt(*v) + a->epsilon);
+        return decays ? fused(p, a->keep, -(a->rate * quotient)) : fused(-a->rate, quotient, p);
+    }
     if (decays) p *= a->keep;
-    if (!root_by_steps) return p - a->rate * (*m / (vsqrt(*v) + a->epsilon));
     const vec factor = splat(ROOT_FACTOR);
     return p - factor * a->rate * (*m / root_by_steps_plus(*v, factor * a->epsilon));
 }

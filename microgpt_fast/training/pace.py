@@ -31,7 +31,7 @@ def fix_num_steps(trainer):
     """
     begin = perf_counter()
     budget, config = trainer.config.time_budget, trainer.config
-    kept = [array.copy() for array in (trainer.model.parameters, trainer.moments)]
+    kept = trainer.model.parameters.copy(), trainer.moments.copy()
     seconds_a_step = _seconds_a_step(trainer, begin + min(budget / 40, MEASURED))
     last = 0.0  # seconds of the validation at the end
     if trainer.batches.validation is not None and not trainer.stopping:
@@ -40,7 +40,7 @@ def fix_num_steps(trainer):
         last = perf_counter() - start
         if config.eval_interval:
             seconds_a_step += last / config.eval_interval
-    trainer.model.parameters[:], trainer.moments[:] = kept
+    trainer.model.parameters[:], trainer.moments = kept
     trainer.seconds = spent = perf_counter() - begin
     if trainer.stopping:
         return

@@ -94,7 +94,7 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     if state.data != fingerprint(trainer.corpus):
         raise CheckpointError(f"{path}: this training had other data: resume it with the same text")
     trainer.model.parameters[:] = model.parameters
-    trainer.moments[:] = arrays["m"], arrays["v"]
+    trainer.moments = np.stack([arrays["m"], arrays["v"]])
     trainer.restore(state.step, state.tokens, state.seconds, arrays["losses"], state.evaluations)
     trainer.random.setstate(state.random)
     return trainer

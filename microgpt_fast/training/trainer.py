@@ -19,6 +19,8 @@ from .events import Evaluation, Steps
 from .one_thread import Guarded, OneThread
 from .pace import fix_num_steps, next_count
 from .schedule import learning_rates
+from .shards import ShardedSteps
+from .team import Team
 from .thread_trial import trial_of
 
 VALIDATION_ROWS = 4096  # tokens per call in a validation
@@ -35,6 +37,9 @@ class Trainer:
         See `load_corpus`; None means the built-in list of first names.
     preset : str
         A key of `PRESETS`.
+    communicator : mpi4py communicator, optional
+        The processes that train this model together, each with a Trainer of the same arguments: see docs/cluster.md.
+        They call `events`, `validate` and `moments` together.
     **options
         Any field of `TrainConfig`, or of `GPTConfig` except vocab_size, in place of the preset's.
 
@@ -48,8 +53,6 @@ class Trainer:
         The order of training, and what is held out.
     random : random stream
         After all draws so far: `generate(run.model, random=run.random)` continues it.
-    moments : array [2, P]
-        Adam's moments m and v.
     step, tokens, seconds : int, int, float
         Steps taken, tokens predicted in them, and the time that they and the validations took.
     evaluations : list of Evaluation
@@ -72,12 +75,20 @@ class Trainer:
         if the data cannot be read.
     """
 
-    def __init__(self, data: Source | Corpus = None, *, preset: str = "microgpt", **options: Any) -> None:
+    def __init__(
+        self,
+        data: Source | Corpus = None,
+        *,
+        preset: str = "microgpt",
+        communicator: Any = None,
+        **options: Any,
+    ) -> None:
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
         self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
         backend = backends.load(config.backend)
-        is_plain = self._is_simple and not config.weight_decay
+        is_sharded = bool(config.shards or communicator)
+        is_plain = self._is_simple and not config.weight_decay and not is_sharded
         numerics, self.note = resolve_numerics(
             config.numerics, config.dtype, config.batch_size, backend, make_model_config(1), is_plain
         )
@@ -106,6 +117,11 @@ class Trainer:
         self.trial = None if config.threads else trial_of(self.model, tokens)
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
+        self.team = Team(communicator)
+        self._sharded = ShardedSteps(self.model, config, self.team) if is_sharded else None
+        if self._sharded:
+            self.config = self.model.train_config = replace(config, shards=self._sharded.shards)
+            self.team.agree_on_corpus(self.corpus)
 
         self.step = self.tokens = 0
         self.seconds = 0.0
@@ -113,7 +129,7 @@ class Trainer:
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
-        self.moments = np.zeros((2, model_config.num_params), config.dtype)
+        self._moments = np.zeros((2, 0 if is_sharded else model_config.num_params), config.dtype)
         self._losses: list[NDArray[np.float64]] = []
         self._gradient: NDArray[Any] | None = None
 
@@ -122,6 +138,18 @@ class Trainer:
         """The loss of each step so far: float64 array [step]."""
         self._losses = [np.concatenate([np.empty(0), *self._losses])]
         return self._losses[0]
+
+    @property
+    def moments(self) -> NDArray[Any]:
+        """Adam's moments m and v, array [2, P]; a copy, which takes all processes, where the steps are sharded."""
+        return self._sharded.moments if self._sharded else self._moments
+
+    @moments.setter
+    def moments(self, moments: NDArray[Any]) -> None:
+        if self._sharded:
+            self._sharded.moments = moments
+        else:
+            self._moments[:] = moments
 
     @property
     def path(self) -> str:
@@ -195,6 +223,7 @@ class Trainer:
                 if event is not None:
                     yield event
             config = self.config
+            self.stopping = self.team.any(self.stopping)
             if self.step >= config.num_steps or self.stopping or self.ended:
                 if self.step and not self.is_finite():
                     self._diverge(
@@ -217,7 +246,7 @@ class Trainer:
                 self.trial.record(elapsed, tokens)
             if bad.size:
                 self.diverged = f"the loss of step {self.step + 1} is {losses[bad[0]]}"
-            count = next_count(count, elapsed)
+            count = self.team.first(next_count(count, elapsed))
             if len(finite):
                 yield Steps(self.step, finite)
             if bad.size:
@@ -268,15 +297,17 @@ class Trainer:
         at_once = max(1, VALIDATION_ROWS // model.config.block_size)
         if model.numerics == "exact":
             at_once = 1
-        total = 0.0
-        for first in range(0, len(starts), at_once):
+        sums = []
+        for first in self.team.share(range(0, len(starts), at_once)):
             if self.stopping:
-                return None
+                break
             part = slice(first, first + at_once)
             tokens, places = self.corpus.gather(starts[part], lengths[part])
             losses = model.engine.forward(model.parameters, tokens, places, lengths[part])
-            total += float(losses @ lengths[part])
-        return total / int(lengths.sum())
+            sums.append(float(losses @ lengths[part]))
+        if self.team.any(self.stopping):
+            return None
+        return sum(self.team.gather(sums)) / int(lengths.sum())
 
     def _validation_is_due(self):
         config = self.config
@@ -308,8 +339,15 @@ class Trainer:
         tokens, starts = self.corpus.gather(starts, lengths)
         rates = learning_rates(config, np.arange(self.step, self.step + count))
         adam = (config.beta1, config.beta2, config.eps_adam, config.weight_decay)
-        m, v = self.moments
         losses = np.empty(count)
+        if self._sharded:
+            for i in range(count):
+                part = slice(i * sequences, (i + 1) * sequences)
+                losses[i] = self._sharded.step(
+                    tokens, starts[part], lengths[part], rates[i], self.step + 1 + i
+                )
+            return losses, int(lengths.sum())
+        m, v = self._moments
         if self._is_simple:
             model.engine.train_steps(
                 losses,
