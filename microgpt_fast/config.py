@@ -99,6 +99,9 @@ class TrainConfig:
         Training steps (0 keeps the initial model), and documents or blocks per step.
     gradient_accumulation_steps : int
         Batches per step, whose gradients are averaged.
+    shards : int
+        Parts of a step's documents, a power of two, whose gradients are summed in a fixed order: see
+        `training.shards`. 0 for none.
     learning_rate, min_learning_rate, warmup_steps : float, float, int
     schedule : {"linear", "cosine", "constant"}
         See `schedule.learning_rates`.

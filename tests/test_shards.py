@@ -136,6 +136,7 @@ def test_processes_with_other_data_are_named():
         (dict(shards=16), 1, "shards 16 needs as many documents per step, but batch_size 8 times"),
         (dict(shards=2), 3, "3 processes need at least 4 shards, not 2"),
         (dict(batch_size=2), 4, "4 processes need at least 4 shards, not 2"),
+        (dict(time_budget="5s"), 2, "many processes take a number of steps, not a time_budget"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(options, processes, message):

@@ -25,13 +25,15 @@ class Stdout:
     is_raw : bool
         A terminal gets control characters, too.
     is_terminal : bool
+    redraws : bool
+        The lines of steps overwrite each other, at most ten per second.
     """
 
     def __init__(self):
         self.survives_pipe = self.is_raw = False
         self._stream = sys.stdout if sys.stdout is not None else open(os.devnull, "w")
         self._bytes = _bytes_of(self._stream)
-        self.is_terminal = _is_terminal(self._stream)
+        self.is_terminal = self.redraws = _is_terminal(self._stream)
         self._drawn = float("-inf")
         self._width = 0
         self._pending = ""
@@ -50,7 +52,7 @@ class Stdout:
     def steps(self, step, num_steps, losses):
         r"""Write the lines, each ended by "\r", of the steps up to `step`, of which these are the losses."""
         first = step - len(losses) + 1
-        if not self.is_terminal:
+        if not self.redraws:
             values = [value for pair in zip(range(first, step + 1), losses.tolist()) for value in pair]
             self._write(f"step %4d / {num_steps:4d} | loss %.4f\r" * len(losses) % tuple(values))
             self.flush()

@@ -18,6 +18,7 @@ FIXED = (
     "data_mode",
     "dtype",
     "seed",
+    "shards",
     "tokenizer",
     "val_fraction",
 )  # once a training has begun

@@ -162,7 +162,8 @@ class Run:
             if event.is_best:
                 self._writer.check()
                 save(self.trainer.model, self.path(BEST))
-        if isinstance(event, Evaluation) or monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+        is_time = self.trainer.team.first(monotonic() - self._saved_at > CHECKPOINT_SECONDS)
+        if is_time or isinstance(event, Evaluation):
             self.checkpoint()
 
     def checkpoint(self) -> None:

@@ -78,6 +78,7 @@ class ShardedSteps:
         self._is_even = len({call.stop - call.start for calls in self._calls for call in calls}) == 1
         self._summer = Summer(self._add_gradient, model.config.num_params, model.parameters.dtype)
         self._m, self._v = np.zeros((2, self._place.stop - self._place.start), model.parameters.dtype)
+        self._has_moments = False
         self._losses = np.zeros(self.shards)  # of the documents of each shard, added up
 
     def _parameters_of(self, leaves):
@@ -156,6 +157,7 @@ class ShardedSteps:
             norm = factor * sqrt(sum(self._team.gather(self._squares(gradient))))
             factor *= config.grad_clip / norm if norm > config.grad_clip else 1
         gradient *= gradient.dtype.type(factor)
+        self._has_moments = True
         adam = config.beta1, config.beta2, config.eps_adam
         for run, decays in runs_by_decay(self._model.config):
             first, end = max(run.start, self._place.start), min(run.stop, self._place.stop)
@@ -176,7 +178,9 @@ class ShardedSteps:
     @property
     def moments(self) -> NDArray[Any]:
         """Adam's m and v of all parameters, [2, P]: a copy. All processes must ask for it together."""
-        full = np.empty((2, self._model.config.num_params), self._m.dtype)
+        full = np.zeros((2, self._model.config.num_params), self._m.dtype)
+        if not self._has_moments:
+            return full
         for own, everything in zip((self._m, self._v), full):
             self._team.collect(own, everything, self._places)
         return full
@@ -184,3 +188,4 @@ class ShardedSteps:
     @moments.setter
     def moments(self, full: NDArray[Any]) -> None:
         self._m[:], self._v[:] = (everything[self._place] for everything in full)
+        self._has_moments = True

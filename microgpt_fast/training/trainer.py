@@ -88,6 +88,8 @@ class Trainer:
         self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
         backend = backends.load(config.backend)
         is_sharded = bool(config.shards or communicator)
+        if communicator and config.time_budget is not None:
+            raise UsageError("many processes take a number of steps, not a time_budget: give num_steps")
         is_plain = self._is_simple and not config.weight_decay and not is_sharded
         numerics, self.note = resolve_numerics(
             config.numerics, config.dtype, config.batch_size, backend, make_model_config(1), is_plain
@@ -121,7 +123,6 @@ class Trainer:
         self._sharded = ShardedSteps(self.model, config, self.team) if is_sharded else None
         if self._sharded:
             self.config = self.model.train_config = replace(config, shards=self._sharded.shards)
-            self.team.agree_on_corpus(self.corpus)
 
         self.step = self.tokens = 0
         self.seconds = 0.0
@@ -214,6 +215,7 @@ class Trainer:
         return Guarded(self._events(), self.alone)
 
     def _events(self):
+        self.team.agree_on_corpus(self.corpus)
         if self.config.time_budget is not None:
             fix_num_steps(self)
         count = 1

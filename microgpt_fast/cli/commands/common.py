@@ -13,6 +13,7 @@ CONSTANTS = {
     "block_size": (int, "length of the longest sequence, in tokens"),
     "batch_size": (int, "documents or blocks per step"),
     "gradient_accumulation_steps": (int, "batches per step, whose gradients are averaged"),
+    "shards": (int, "parts of a step's documents, whose gradients are summed in a fixed order: for --mpi"),
     "num_steps": (int, "training steps; 0 samples from the initial model"),
     "time_budget": (str, "training time, such as 60s or 10m: sets --num-steps to what fits into it"),
     "learning_rate": (float, "highest learning rate"),
@@ -44,7 +45,7 @@ CONSTANTS = {
     "threads": (int, "threads that share the work (default: as many as make it faster)"),
 }
 RECIPE = (  # options that the original does not have
-    "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
+    "gradient_accumulation_steps", "shards", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
     "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
     "patience",
 )  # fmt: skip

@@ -4,6 +4,8 @@ from contextlib import contextmanager, nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
+from ...workload import cores
+from ..mpi import Processes, communicator_of
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
@@ -28,6 +30,9 @@ def add_arguments(parser):
         help="keep the run here: configuration, metrics, checkpoints, samples",
     )
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run that --out keeps in this folder")
+    parser.add_argument(
+        "--mpi", action="store_true", default=None, help="train with all processes that mpirun has started"
+    )
     add_raw(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="do not print a line per step")
     add_constants(parser, CONSTANTS, "the preset's")
@@ -42,18 +47,23 @@ def run(options, stdout):
         with users_file("read", options.config):
             given = {**read_toml(options.config), **given}
     constants = {name: given[name] for name in given if name in MODEL_OPTIONS + TRAIN_OPTIONS}
-    save_to, quiet = given.get("save"), given.get("quiet", False)
-    if save_to is not None:
-        from ...training.checkpoint import check_writable
+    processes = Processes(communicator_of(given.get("mpi")), stdout)
+    threads = processes.threads(cores())
+    if threads and "threads" not in constants:
+        constants["threads"] = threads
+    save_to, quiet = given.get("save") if processes.is_first else None, given.get("quiet", False)
+    with processes.agreeing():
+        if save_to is not None:
+            from ...training.checkpoint import check_writable
 
-        with users_file("write", save_to):
-            check_writable(save_to)
-    trainer, kept = make_trainer(given, constants)
-    with kept or nullcontext():
-        return carry_out(trainer, kept, save_to, quiet, stdout)
+            with users_file("write", save_to):
+                check_writable(save_to)
+        trainer, kept = make_trainer(given, constants, processes)
+    with processes.ending_together(), kept or nullcontext():
+        return carry_out(trainer, kept, save_to, quiet, stdout, processes)
 
 
-def carry_out(trainer, kept, save_to, quiet, stdout):
+def carry_out(trainer, kept, save_to, quiet, stdout, processes):
     """Take the steps and draw the samples; returns the exit code."""
     tell(f"training on the {trainer.path} path ({computing(trainer)})")
     for note in (trainer.corpus.note, trainer.note):
@@ -69,7 +79,7 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
             with machines_file(save_to):
                 save(trainer.model, save_to)
     config = trainer.config
-    if config.num_samples and not trainer.stopping:
+    if config.num_samples and not trainer.stopping and processes.is_first:
         write_samples(trainer, kept, stdout)
     elif trainer.step and not quiet:
         stdout.write("\n")
@@ -82,14 +92,16 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
     if trainer.ended:
         tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
     if trainer.step and trainer.seconds:
-        tell(speed(trainer))
+        tell(speed(trainer) + processes.waiting(trainer.team))
     return 0
 
 
-def make_trainer(given, constants):
+def make_trainer(given, constants, processes):
     """The Trainer that was asked for, and the Run that keeps it or None."""
+    from ...training.follower import Follower
     from ...training.trainer import Trainer
 
+    constants = {**constants, "communicator": processes.communicator}
     data = given.get("data")
     data = [data] if isinstance(data, str) else data
     named = " ".join(data) if data else given.get("resume")
@@ -100,7 +112,8 @@ def make_trainer(given, constants):
             if name in given:
                 raise UsageError(f"--resume continues a run as it was started: leave out --{name}")
         with users_file("read", named):
-            kept = Run.resume(given["resume"], data, **constants)
+            keeper = Run if processes.is_first else Follower
+            kept = keeper.resume(given["resume"], data, **constants)
         trainer = kept.trainer
         if trainer.step >= trainer.config.num_steps:
             tell(
@@ -111,11 +124,14 @@ def make_trainer(given, constants):
     if out is not None:
         from ...training.runs import Run, check_free
 
-        check_free(out)
+        if processes.is_first:
+            check_free(out)
     with users_file("read", named):
         trainer = Trainer(_paths(data), preset=given.get("preset", "microgpt"), **constants)
     if out is None:
         return trainer, None
+    if not processes.is_first:
+        return trainer, Follower(out, trainer)
     with users_file("write", out):
         return trainer, Run.create(out, trainer, data)
 
