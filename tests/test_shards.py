@@ -124,7 +124,7 @@ def test_processes_with_other_data_are_named():
     def make(team):
         words = WORDS[:-1] + ["jon"] if team.rank == 2 else WORDS
         with pytest.raises(UsageError, match="process 2 has read other data than process 0"):
-            Trainer(words, **NARROW, communicator=team)
+            next(Trainer(words, **NARROW, communicator=team).events())
 
     together(4, make)
 
