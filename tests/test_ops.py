@@ -96,7 +96,7 @@ def test_every_case_from_any_layout(backend, kernel, size, dtype):
         for name, result in results.items():
             assert (result is None) == (wanted[name] is None)
             if result is not None:
-                assert_close(result, wanted[name], dtype, case.bound, name)
+                assert_close(result, wanted[name], dtype, case.bound, name, case.scale(name, wanted))
         for before, after in seen:
             assert np.array_equal(before, after, equal_nan=True)
 
@@ -115,7 +115,7 @@ def test_without_out_sums_begin_at_zero(backend, kernel, size):
     for name, result in results.items():
         if result is not None:
             assert result.flags.writeable and result.dtype == np.float64
-            assert_close(result, wanted[name], np.float64, case.bound, name)
+            assert_close(result, wanted[name], np.float64, case.bound, name, case.scale(name, wanted))
 
 
 def test_the_table_of_shapes_covers_every_kernel():
