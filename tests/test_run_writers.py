@@ -164,6 +164,39 @@ def test_without_locks_runs_are_written_all_the_same(run, monkeypatch):
     assert run("train", "--resume", "one", "--num-steps", 5)[0] == 0
 
 
+class Windows:
+    """What msvcrt.locking does, with the locks that there are here."""
+
+    LK_NBLCK = 2
+
+    @staticmethod
+    def locking(descriptor, mode, count, fcntl=locks.fcntl):
+        assert mode == Windows.LK_NBLCK and os.lseek(descriptor, 0, os.SEEK_CUR) == locks.BEYOND
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(13, "Permission denied") from None
+
+
+def test_the_locks_of_windows(run, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.setattr(locks, "msvcrt", Windows, raising=False)
+    monkeypatch.delattr(os, "O_NOFOLLOW")
+    assert run("train", "--data", "names.txt", *SMALL, "--out", "one")[0] == 0
+    assert ".lock" not in os.listdir("one")
+    writer = Writer("one")
+    assert Path("one/.lock").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    before = contents("one")
+    code, err = run("train", "--resume", "one", "--num-steps", 5)
+    assert code == 2 and contents("one") == before and f"process {os.getpid()} on" in err
+    writer.release()
+    assert run("train", "--resume", "one", "--num-steps", 5)[0] == 0
+    assert ".lock" not in os.listdir("one")
+    with pytest.raises(OSError, match="no locks") as error:  # of folders there are none
+        locks.locked("one", os.O_RDONLY)
+    assert error.value.errno in locks.NO_LOCKS
+
+
 def test_a_lock_that_is_a_link_is_not_followed(run):
     Path("victim").write_text("of another")
     os.mkdir("one")
