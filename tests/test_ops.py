@@ -268,7 +268,7 @@ def test_bad_documents_lengths_and_options():
             ops.attention_decode(q, cache, cache, [1, 4, wrong, 2, 3])
     with pytest.raises(ValueError, match="activation must be one of relu, .*, not 'swish'"):
         ops.mlp_forward(q[:, 0], np.ones((4, 3)), np.ones((3, 4)), activation="swish")
-    with pytest.raises(ValueError, match="step counts from 1"):
+    with pytest.raises(ValueError, match="step must be at least 1"):
         ops.adamw_step(q, q.copy(), q.copy(), q.copy(), step=0, lr=0.1)
     with pytest.raises(ValueError, match="needs vocab_size"):
         ops.embedding_backward(q[:, 0], [0] * 5, [0] * 5, block_size=3)
