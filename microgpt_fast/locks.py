@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 
 from .config import UsageError
 
@@ -114,8 +115,12 @@ class Writer:
                 self._descriptor = descriptor
             else:  # removed by the one that had it
                 os.close(descriptor)
-        os.truncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        try:
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        except BaseException:
+            self.release()
+            raise
 
     def check(self) -> None:
         """Refuse to go on where the folder is no longer the one that was locked.
@@ -135,13 +140,12 @@ class Writer:
         if descriptor is None:
             return
         is_ours = self._process == os.getpid() and is_same(self._path, descriptor)
-        if fcntl is None:  # Windows removes nothing that is open, by us or by the next writer
-            os.close(descriptor)
-        if is_ours:
+        removes = [partial(os.remove, self._path)] if is_ours else []
+        closes = [partial(os.close, descriptor)]
+        # Windows removes nothing that is open, by us or by the next writer. A lock that stays is taken over.
+        for step in removes + closes if fcntl is not None else closes + removes:
             with suppress(OSError):
-                os.remove(self._path)
-        if fcntl is not None:
-            os.close(descriptor)
+                step()
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:

@@ -164,6 +164,24 @@ def test_without_locks_runs_are_written_all_the_same(run, monkeypatch):
     assert run("train", "--resume", "one", "--num-steps", 5)[0] == 0
 
 
+def test_a_lock_that_cannot_be_written_is_given_back(tmp_path, monkeypatch, capfd):
+    def fails(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(locks.os, "write", fails)
+        Writer(tmp_path)
+    writer = Writer(tmp_path)
+    close, descriptor = os.close, writer._descriptor
+    monkeypatch.setattr(locks.os, "close", lambda descriptor: (close(descriptor), fails()))
+    del writer  # whose lock cannot be closed without an error
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    monkeypatch.undo()
+    Writer(tmp_path).release()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 class Windows:
     """What msvcrt.locking does, with the locks that there are here."""
 
