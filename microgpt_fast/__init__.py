@@ -39,7 +39,12 @@ def __getattr__(name):
     if name == "ops":
         return import_module(f"{__name__}.ops")
     if name == "c_api":  # the capsule of microgpt_fast.h
-        return import_module(f"{__name__}.backends.cython_backend").c_api
+        from .backends import BackendError, load
+
+        try:
+            return load("cython").c_api
+        except BackendError as error:
+            raise ImportError(str(error)) from error
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

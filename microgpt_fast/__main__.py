@@ -10,7 +10,9 @@ def main():
 
         return run()
     except KeyboardInterrupt:
-        print("microgpt-fast: interrupted", file=sys.stderr)
+        from .messages import tell
+
+        tell("interrupted")
         return 130
 
 

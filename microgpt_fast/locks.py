@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 
 from .config import UsageError
 
@@ -11,10 +12,15 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:  # everywhere else
+    msvcrt = None  # type: ignore[assignment]
 
 NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network file systems
 NAME = ".lock"  # in a folder with one writer; hidden, so that the folder as data does not hold it
 MOST = 300  # bytes that are read of it
+BEYOND = 1 << 30  # the byte that Windows locks: nobody else can read a locked one, and this is in no file
 
 
 def locked(path, flags, waits=False):
@@ -24,9 +30,9 @@ def locked(path, flags, waits=False):
     ----------
     path : path
     flags : int
-        As for os.open; links are not followed.
+        As for os.open; links are not followed, where the system can do that.
     waits : bool
-        Wait for another process rather than give up.
+        Wait for another process rather than give up; on POSIX alone.
 
     Returns
     -------
@@ -36,13 +42,16 @@ def locked(path, flags, waits=False):
     Raises
     ------
     OSError
-        if it cannot be opened; with an `errno` of `NO_LOCKS` where there are no locks.
+        if it cannot be opened; with an `errno` of `NO_LOCKS` where there are no locks, as for folders on Windows.
     """
-    if fcntl is None:
+    if fcntl is None and (msvcrt is None or os.path.isdir(path)):
         raise OSError(errno.ENOSYS, "no locks")
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        else:
+            _lock_byte(descriptor)
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
@@ -51,8 +60,20 @@ def locked(path, flags, waits=False):
     return descriptor
 
 
+def _lock_byte(descriptor):
+    """Lock an open file by Windows' means; BlockingIOError if another has."""
+    os.lseek(descriptor, BEYOND, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:
+        raise BlockingIOError(errno.EAGAIN, "locked") from error
+    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
 def is_same(path, descriptor):
     """Whether a path still names what the descriptor was opened as; by now another process's may have the name."""
+    if fcntl is None:  # Windows, where nobody can remove or rename what is open
+        return True
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:
@@ -62,7 +83,7 @@ def is_same(path, descriptor):
 class Writer:
     """The right to write to a folder, which one object of one process has at a time.
 
-    Where the system has no locks (Windows, some network file systems), everybody gets it.
+    Where the system has no locks (some network file systems), everybody gets it.
 
     Parameters
     ----------
@@ -94,8 +115,12 @@ class Writer:
                 self._descriptor = descriptor
             else:  # removed by the one that had it
                 os.close(descriptor)
-        os.truncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        try:
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        except BaseException:
+            self.release()
+            raise
 
     def check(self) -> None:
         """Refuse to go on where the folder is no longer the one that was locked.
@@ -114,10 +139,13 @@ class Writer:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
-        if self._process == os.getpid() and is_same(self._path, descriptor):
+        is_ours = self._process == os.getpid() and is_same(self._path, descriptor)
+        removes = [partial(os.remove, self._path)] if is_ours else []
+        closes = [partial(os.close, descriptor)]
+        # Windows removes nothing that is open, by us or by the next writer. A lock that stays is taken over.
+        for step in removes + closes if fcntl is not None else closes + removes:
             with suppress(OSError):
-                os.remove(self._path)
-        os.close(descriptor)
+                step()
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:

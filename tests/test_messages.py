@@ -1,10 +1,12 @@
 """What reaches a terminal: messages in one line, and no control characters that came out of a file."""
 
+import ast
 import io
 import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,34 @@ def test_names_in_messages_are_escaped(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err == (
         "microgpt-fast: cannot read \\x1b]0;title\\x07\\u202e.txt: No such file or directory\n"
     )
+
+
+def test_names_of_folders_in_messages_of_numba_are_escaped(monkeypatch, capfd):
+    compiled = pytest.importorskip("microgpt_fast.backends.numba_compile")
+    monkeypatch.setattr(compiled, "DIRECTORY", "/tmp/\x1b[2J/numba")
+    monkeypatch.setattr(compiled, "_announced", set())
+    compiled._announce()
+    err = capfd.readouterr().err
+    assert err == "microgpt-fast: Numba compiles, which can take half a minute (kept in /tmp/\\x1b[2J)\n"
+
+
+def prints(tree):
+    """The lines of a syntax tree that write to stdout or stderr by themselves."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "print",
+            "sys.stderr.write",
+            "sys.stdout.write",
+        ):
+            yield node.lineno
+
+
+def test_nothing_but_messages_and_output_writes_to_a_terminal():
+    package = Path(mg.__file__).parent
+    paths = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    found = {name for name, path in paths.items() if [*prints(ast.parse(path.read_text(encoding="utf-8")))]}
+    assert found == {"messages.py", "benchmark/side.py"}  # the latter to a pipe
+    assert [*prints(ast.parse("a\nprint(1)\nsys.stderr.write(b)"))] == [2, 3]
 
 
 def test_a_closed_stderr_is_no_failure(monkeypatch):

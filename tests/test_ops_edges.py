@@ -74,3 +74,81 @@ def test_masks_are_not_ignored():
         ops.attention_forward(*[np.ones((2, 1, 3))] * 3, cu_seqlens=np.ma.masked_array([0, 2]))
     with pytest.raises(TypeError, match="g is a masked array"):
         ops.adamw_step(x, x.copy(), x.copy(), masked, step=1, lr=0.1)
+
+
+def test_numbers_are_numbers(backend):
+    x = np.ones((2, 3))
+    for bad in ("1", b"1", [], None, {}, 1j):
+        with pytest.raises(TypeError, match="eps must be a number"):
+            ops.rmsnorm_forward(x, eps=bad, backend=backend)
+        with pytest.raises(TypeError, match="lr must be a number"):
+            ops.adamw_step(x.copy(), x.copy(), x.copy(), x, step=1, lr=bad, backend=backend)
+    with pytest.raises(ValueError, match="eps is too large"):
+        ops.rmsnorm_forward(x, eps=10**400, backend=backend)
+    for bad in (1, 1.0, -0.1, 1e300, np.nan):
+        with pytest.raises(ValueError, match="beta2 must be at least 0 and below 1"):
+            ops.adamw_step(x.copy(), x.copy(), x.copy(), x, step=1, lr=0.1, beta2=bad, backend=backend)
+    with pytest.raises(ValueError, match="step must be at least 1 and at most"):
+        ops.adamw_step(x.copy(), x.copy(), x.copy(), x, step=2**63, lr=0.1, backend=backend)
+    for bad in (-1, 2**63):
+        with pytest.raises(ValueError, match="vocab_size must be at least 0"):
+            ops.embedding_backward(x, [0, 0], [0, 1], vocab_size=bad, block_size=4, backend=backend)
+    for flag in (np.inf, 2**80, "yes"):  # whatever is true
+        c = ops.gemm_nn(x, x.T, accumulate=flag, out=np.ones((2, 2)), backend=backend)
+        assert (c == 4).all()
+
+
+def test_an_output_of_one_row_must_be_contiguous_too(backend):
+    arrays = (
+        [np.ones((1, 2, 3)) for _ in range(2)] + [np.ones((1, 2))] + [np.ones((1, 2, 3)) for _ in range(3)]
+    )
+    wide, fine = np.zeros((1, 2, 6)), [np.zeros((1, 2, 3)) for _ in range(2)]
+    with pytest.raises(ValueError, match="out for dq, dk and dv must be contiguous"):
+        ops.attention_backward(*arrays, out=(wide[..., ::2], *fine, np.zeros((1, 2))), backend=backend)
+    assert not wide.any()
+
+
+def test_no_output_overlaps_what_says_where_to_write(backend):
+    """cu_seqlens, tokens, starts and lengths are checked once: a kernel that overwrites them would run wild."""
+    memory = np.zeros(64)
+    memory[:1].view(np.int32)[:] = [0, 2]
+    q, o = np.ones((2, 1, 3)), memory[:6].reshape(2, 1, 3)
+    cu_seqlens, lse = memory[:1].view(np.int32), np.ones((2, 1))
+    with pytest.raises(ValueError, match="out for o .* overlaps cu_seqlens"):
+        ops.attention_forward(q, q, q, cu_seqlens, out=(o, None), backend=backend)
+    with pytest.raises(ValueError, match="out for dk .* overlaps cu_seqlens"):
+        outs = (np.ones((2, 1, 3)), o, np.ones((2, 1, 3)), None)
+        ops.attention_backward(q, q, lse, q, q, q, cu_seqlens, out=outs, backend=backend)
+
+    config = GPTConfig(4, n_embd=4, n_head=2, n_layer=1, block_size=4)
+    memory = np.zeros(config.num_params)
+    documents = dict(
+        tokens=np.array([1, 2, 1], np.int32), starts=np.array([0]), lengths=np.array([2], np.int32)
+    )
+    for name, array in documents.items():
+        inside = memory[:2].view(array.dtype)[: array.size]
+        inside[:] = array
+        given, params = {**documents, name: inside}, np.ones(config.num_params)
+        with pytest.raises(ValueError, match=f"out for grads .* overlaps {name}"):
+            ops.gpt_backward(params, config=config, out=memory, **given, backend=backend)
+        with pytest.raises(ValueError, match=f"out for m .* overlaps {name}"):
+            ops.gpt_train_steps(
+                params, memory, params.copy(), config=config, lr=[0.1], **given, backend=backend
+            )
+        with pytest.raises(ValueError, match=f"out for logits .* overlaps {name}"):
+            logits = memory[:8].reshape(2, 4)
+            ops.gpt_forward(params, config=config, logits=logits, **given, backend=backend)
+
+
+def test_nothing_of_no_width(backend):
+    empty = np.ones((0, 0))
+    assert ops.cross_entropy_backward([], [], empty, [], backend=backend).shape == (0, 0)
+    assert ops.cross_entropy_forward(empty, [], backend=backend)[0].shape == (0,)
+
+
+def test_an_out_that_is_no_table_is_named(backend):
+    for bad, error in ((3, TypeError), ([[1.0]], TypeError), (np.ones(4), ValueError)):
+        for tokens in ([0], [2**40]):
+            with pytest.raises(error, match="out for dwte"):
+                out = (bad, np.ones((2, 3)))
+                ops.embedding_backward(np.ones((1, 3)), tokens, [0], out=out, backend=backend)

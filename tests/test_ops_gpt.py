@@ -123,7 +123,7 @@ def test_refusals(backend):
         (ValueError, "v of shape .* overlaps m", lambda: steps(second=m)),
         (ValueError, "C-contiguous", lambda: steps(p=np.repeat(params, 2)[::2])),
         (ValueError, "need 3 documents, not 4", lambda: steps(lr=[0.1] * 3)),
-        (ValueError, "first_step counts from 1", lambda: steps(first_step=0)),
+        (ValueError, "first_step must be at least 1", lambda: steps(first_step=0)),
         (TypeError, "tokens must be of an integer dtype", lambda: steps(tokens=TOKENS.astype(float))),
         (ValueError, "starts and lengths must have one shape", lambda: steps(lengths=LENGTHS[:3])),
         (IndexError, "7", lambda: steps(tokens=np.where(np.arange(40) == 12, 7, TOKENS))),

@@ -164,6 +164,57 @@ def test_without_locks_runs_are_written_all_the_same(run, monkeypatch):
     assert run("train", "--resume", "one", "--num-steps", 5)[0] == 0
 
 
+def test_a_lock_that_cannot_be_written_is_given_back(tmp_path, monkeypatch, capfd):
+    def fails(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(locks.os, "write", fails)
+        Writer(tmp_path)
+    writer = Writer(tmp_path)
+    close, descriptor = os.close, writer._descriptor
+    monkeypatch.setattr(locks.os, "close", lambda descriptor: (close(descriptor), fails()))
+    del writer  # whose lock cannot be closed without an error
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    monkeypatch.undo()
+    Writer(tmp_path).release()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class Windows:
+    """What msvcrt.locking does, with the locks that there are here."""
+
+    LK_NBLCK = 2
+
+    @staticmethod
+    def locking(descriptor, mode, count, fcntl=locks.fcntl):
+        assert mode == Windows.LK_NBLCK and os.lseek(descriptor, 0, os.SEEK_CUR) == locks.BEYOND
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(13, "Permission denied") from None
+
+
+def test_the_locks_of_windows(run, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.setattr(locks, "msvcrt", Windows, raising=False)
+    monkeypatch.delattr(os, "O_NOFOLLOW")
+    assert run("train", "--data", "names.txt", *SMALL, "--out", "one")[0] == 0
+    assert ".lock" not in os.listdir("one")
+    writer = Writer("one")
+    assert Path("one/.lock").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    before = contents("one")
+    code, err = run("train", "--resume", "one", "--num-steps", 5)
+    assert code == 2 and contents("one") == before and f"process {os.getpid()} on" in err
+    writer.release()
+    assert run("train", "--resume", "one", "--num-steps", 5)[0] == 0
+    assert ".lock" not in os.listdir("one")
+    with pytest.raises(OSError, match="no locks") as error:  # of folders there are none
+        locks.locked("one", os.O_RDONLY)
+    assert error.value.errno in locks.NO_LOCKS
+
+
 def test_a_lock_that_is_a_link_is_not_followed(run):
     Path("victim").write_text("of another")
     os.mkdir("one")

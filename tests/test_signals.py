@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults.signals import send_signals
 
 import microgpt_fast as mg
 from microgpt_fast import cli
@@ -103,3 +104,8 @@ def test_handlers_are_as_before():
     before = [signal.getsignal(getattr(signal, name)) for name in SIGNALS]
     assert cli.main([*JOB[:-3], "3", "--num-samples", "0", "--quiet"]) == 0
     assert [signal.getsignal(getattr(signal, name)) for name in SIGNALS] == before
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.thorough)])
+def test_signals_at_random_moments_change_no_bit(count):
+    assert send_signals(count, seed=count) >= 1

@@ -5,6 +5,10 @@ for, the best first.
 """
 
 import importlib
+import os
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 from ..messages import tell
 
@@ -100,6 +104,25 @@ def _best():
 
 
 def _reason(error):
-    if "cython_backend" in str(error):
+    if "cython_backend" not in str(error):
+        return str(error)
+    sources = Path(__file__).resolve().parents[2]
+    if not (sources / "setup.py").is_file():
         return "the package was installed without a C compiler; install gcc or clang, then install the package again"
-    return str(error)
+    installed = _installed_beside(sources)
+    if installed:
+        return (
+            f"Python imports the sources in {sources}, which are not compiled, and not the package installed in "
+            f"{installed}: start it in another folder, or as python -P"
+        )
+    return (
+        f"these are the sources in {sources}, which are not compiled: pip install -e {sources}, or there "
+        "python setup.py build_ext --inplace"
+    )
+
+
+def _installed_beside(sources):
+    """The folder of a package that would be imported if it were not for the sources; None if there is none."""
+    others = [path for path in sys.path if Path(path or os.curdir).resolve() != sources]
+    spec = PathFinder.find_spec("microgpt_fast", others)
+    return spec and spec.origin and os.path.dirname(os.path.dirname(spec.origin))

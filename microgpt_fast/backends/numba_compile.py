@@ -7,12 +7,13 @@
 import hashlib
 import os
 import stat
-import sys
 import tempfile
 from pathlib import Path
 
 from numba import njit
 from numba.core import config, types
+
+from ..messages import tell
 
 
 def _cache_directory():
@@ -70,7 +71,7 @@ def _announce():
     if not _announced:
         _announced.add("compiling")
         kept = f"kept in {os.path.dirname(DIRECTORY)}" if DIRECTORY else "no folder to keep it in was found"
-        print(f"microgpt-fast: Numba compiles, which can take half a minute ({kept})", file=sys.stderr)
+        tell(f"Numba compiles, which can take half a minute ({kept})")
 
 
 helper = _jit()

@@ -207,7 +207,7 @@ def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
 def cross_entropy_forward(losses, lse, logits, targets, N, V):
     # losses_i = lse_i - logits[i, target_i], lse_i = log sum_j exp logits[i, j], both less the largest logit
     bad = _first_outside((targets, V))
-    if bad < 0:
+    if bad < 0 and N:
         largest = logits.max(axis=1)
         log_total = np.log(np.exp(logits - largest[:, None]).sum(axis=1))
         lse[...] = largest + log_total
@@ -218,7 +218,7 @@ def cross_entropy_forward(losses, lse, logits, targets, N, V):
 def cross_entropy_backward(dlogits, dlosses, lse, logits, targets, N, V):
     # dlogits[i, j] = dlosses_i * (exp(logits[i, j] - lse_i) - (j == target_i))
     bad = _first_outside((targets, V))
-    if bad < 0:
+    if bad < 0 and N:
         dlogits[...] = np.exp(logits - logits.max(axis=1, keepdims=True))
         dlogits /= dlogits.sum(axis=1, keepdims=True)
         dlogits[np.arange(N), targets] -= 1

@@ -1,8 +1,9 @@
 """One case a kernel: seeded arguments of any size, and what to expect of the result.
 
 A kernel's result is right if it is that of the NumPy twin in float64 for the same arguments: to 1e-12 of the
-largest element of an output in float64, and to `bound` times float32's epsilon of it in float32. The bounds
-hold for `sizes`; where sums are longer, errors grow with about the square root of their length.
+largest element of an output in float64, and to `bound` times float32's epsilon of it in float32; where the terms
+of an output may cancel, of what they are made from (`scales`). The bounds hold for `sizes`; where sums are longer,
+errors grow with about the square root of their length.
 """
 
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class Case:
         Sizes to measure speed at.
     operations : function of the sizes
         Additions and multiplications, the products of matrices alone where there are any.
+    scales : dict
+        Output whose terms may cancel -> function of the arguments, the twin's results among them: how large they are.
     """
 
     kernel: str
@@ -52,6 +55,12 @@ class Case:
     gradients: dict = field(default_factory=dict)
     timed: tuple = ()
     operations: Callable | None = None
+    scales: dict = field(default_factory=dict)
+
+    def scale(self, output, arguments):
+        """What errors of an output count relative to; `arguments` hold the twin's results."""
+        terms = self.scales[output](arguments) if output in self.scales else 0
+        return max(_largest(arguments[output]), terms)
 
     def arguments(self, dtype, seed=0, **size):
         """Arguments by name, in order; the same seed, dtype and size give the same numbers in new arrays."""
@@ -62,6 +71,23 @@ class Case:
         return getattr(backend, self.kernel)(*arguments.values())
 
 
+def _largest(array):
+    return np.nanmax(np.abs(array), initial=0)  # a cache of keys and values holds NaN where it is not filled
+
+
+def _largest_of(name, least=0):
+    return lambda a: max(_largest(a[name]), least)
+
+
+def _gradient_of_norm(a):
+    gain = 1 if a["gain"] is None else _largest(a["gain"])
+    return _largest(a["dy"]) * gain * _largest(a["rstd"])
+
+
+def _gradient_of_gain(a):
+    return _largest(np.abs(a["dy"] * a["x"] * a["rstd"][:, None]).sum(axis=0))
+
+
 _EMBEDDING_SIZES = (
     dict(N=1, C=1, V=1, T=1),
     dict(N=5, C=20, V=27, T=16),
@@ -69,7 +95,9 @@ _EMBEDDING_SIZES = (
     dict(N=30, C=33, V=100, T=30),
 )
 _RMSNORM_SIZES = (
-    dict(N=1, C=1, scale=3e-3),  # else dx cancels to nothing
+    dict(N=1, C=1),
+    dict(N=5, C=1, scale=3e-3),
+    dict(N=4, C=2),
     dict(N=1, C=3, gain=True),
     dict(N=7, C=16),
     dict(N=13, C=20, gain=True),
@@ -113,7 +141,8 @@ _MLP_SIZES = (
 _CROSS_ENTROPY_SIZES = (
     dict(N=1, V=1),
     dict(N=1, V=27),
-    dict(N=7, V=2),
+    dict(N=67, V=2),
+    dict(N=7, V=3),
     dict(N=16, V=27),
     dict(N=5, V=131),
     dict(N=35, V=64),
@@ -156,7 +185,7 @@ CASES = {
              (*_RMSNORM_SIZES, dict(N=13, C=20, gain=True, accumulate_dx=1),
               dict(N=2, C=17, accumulate_dx=1)),
              8, "rmsnorm_forward", {"y": "dy"}, {"dx": "x", "dgain": "gain"},
-             _TIMED_ROWS, lambda N, C: 5 * N * C),
+             _TIMED_ROWS, lambda N, C: 5 * N * C, {"dx": _gradient_of_norm, "dgain": _gradient_of_gain}),
         Case("linear_forward", arguments.linear_forward, ("y",), _LINEAR_SIZES, 16,
              timed=_TIMED_LINEAR, operations=lambda N, C, O: 2 * N * C * O),
         Case("linear_backward", arguments.linear_backward, ("dx", "dw"),
@@ -166,25 +195,29 @@ CASES = {
              _TIMED_LINEAR, lambda N, C, O: 4 * N * C * O),
         Case("attention_forward", arguments.attention_forward, ("o", "lse"), _ATTENTION_SIZES, 16,
              timed=_TIMED_ATTENTION,
-             operations=lambda lengths, H, D: 2 * H * D * sum(T * T for T in lengths)),
+             operations=lambda lengths, H, D: 2 * H * D * sum(T * T for T in lengths),
+             scales={"o": _largest_of("v")}),
         Case("attention_backward", arguments.attention_backward, ("dq", "dk", "dv", "delta"), _ATTENTION_SIZES, 32,
              "attention_forward", {"o": "d_o"}, {"dq": "q", "dk": "k", "dv": "v"},
-             _TIMED_ATTENTION, lambda lengths, H, D: 4 * H * D * sum(T * T for T in lengths)),
+             _TIMED_ATTENTION, lambda lengths, H, D: 4 * H * D * sum(T * T for T in lengths),
+             {name: _largest_of("delta") for name in ("dq", "dk")}),
         Case("attention_decode", arguments.attention_decode, ("o",),
              (dict(lengths=(1,), T_max=1, H=1, D=1), dict(lengths=(3, 1, 8), T_max=8, H=2, D=3, alibi=True),
               dict(lengths=(16,), T_max=17, H=4, D=4), dict(lengths=(131, 5), T_max=200, H=3, D=20)), 8,
              timed=(dict(lengths=(256,), T_max=256, H=6, D=64),),
-             operations=lambda lengths, T_max, H, D: 4 * H * D * sum(lengths)),
+             operations=lambda lengths, T_max, H, D: 4 * H * D * sum(lengths), scales={"o": _largest_of("v_cache")}),
         Case("mlp_forward", arguments.mlp_forward, ("y", "h"), _MLP_SIZES, 16,
              timed=_TIMED_MLP, operations=lambda N, C, F, activation: 4 * N * C * F),
         Case("mlp_backward", arguments.mlp_backward, ("dx", "dw1", "dw2", "dh"), _MLP_SIZES, 16,
              "mlp_forward", {"y": "dy"}, {"dx": "x", "dw1": "w1", "dw2": "w2"},
              _TIMED_MLP, lambda N, C, F, activation: 8 * N * C * F),
         Case("cross_entropy_forward", arguments.cross_entropy_forward, ("losses", "lse"), _CROSS_ENTROPY_SIZES, 8,
-             timed=_TIMED_CROSS_ENTROPY, operations=lambda N, V: 3 * N * V),
+             timed=_TIMED_CROSS_ENTROPY, operations=lambda N, V: 3 * N * V,
+             scales={"losses": lambda a: 1.0, "lse": _largest_of("logits", least=1.0)}),
         Case("cross_entropy_backward", arguments.cross_entropy_backward, ("dlogits",), _CROSS_ENTROPY_SIZES, 8,
              "cross_entropy_forward", {"losses": "dlosses"}, {"dlogits": "logits"},
-             _TIMED_CROSS_ENTROPY, lambda N, V: 3 * N * V),
+             _TIMED_CROSS_ENTROPY, lambda N, V: 3 * N * V,
+             {"dlogits": _largest_of("dlosses")}),
         Case("adamw_step", arguments.adamw_step, ("p", "m", "v"),
              (dict(n=1, step=1), dict(n=7, step=2, weight_decay=0.1), dict(n=20, step=10),
               dict(n=1003, step=100_000)), 8,

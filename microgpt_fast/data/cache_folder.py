@@ -170,6 +170,8 @@ def remove_leftovers(parent):
 
 
 def _is_alive(process):
+    if os.name == "nt":  # where os.kill ends it
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

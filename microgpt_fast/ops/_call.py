@@ -5,6 +5,8 @@ checked before anything is written.
 """
 
 import math
+import operator
+from numbers import Real
 from types import ModuleType
 
 import numpy as np
@@ -20,6 +22,7 @@ COUNTS = {
     "positions": ("T", "the positions, of which there are"),
 }
 ORDER = {s.name: [a.name for a in s.arguments] for s in read_signatures()}
+REALS = {s.name: [a.name for a in s.arguments if a.ctype == "double"] for s in read_signatures()}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -84,6 +87,7 @@ def call(
             make = np.zeros if argument.adds or name in added else np.empty
             outputs[name] = make([sizes[size] for size in argument.sizes], dtype)
     module = backend if isinstance(backend, ModuleType) else backends.load(backend)
+    constants |= {name: real(name, constants[name]) for name in REALS[kernel]}
     values = {**sizes, **constants, **arrays, **outputs}
     bad = getattr(module, kernel)(*[values[name] for name in ORDER[kernel]])
     if bad is not None and bad >= 0:
@@ -100,6 +104,24 @@ def as_array(name, value, dtype=np.float64):
         )
     array = np.asarray(value)
     return array if array.size or isinstance(value, np.ndarray) else array.astype(dtype)
+
+
+def real(name, value):
+    """The value as a float."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {value!r:.40}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a floating-point number") from None
+
+
+def integer(name, value, low=0, high=2**63 - 1):
+    """The value as an int from low to high."""
+    value = operator.index(value)
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be at least {low} and at most {high}, not {value}")
+    return value
 
 
 def _common_dtype(read, inputs):

@@ -3,9 +3,7 @@
 Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101.
 """
 
-import operator
-
-from ._call import FLOATS, as_array, call, check_output
+from ._call import FLOATS, as_array, call, check_output, integer, real
 
 
 def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
@@ -28,11 +26,10 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     Raises
     ------
     TypeError, ValueError
-        See `microgpt_fast.ops`; ValueError also for a step below 1.
+        See `microgpt_fast.ops`; ValueError also for a step below 1, and for a beta below 0 or not below 1.
     """
-    step = operator.index(step)
-    if step < 1:
-        raise ValueError(f"step counts from 1: it must be at least 1, not {step}")
+    step = integer("step", step, low=1)
+    check_betas(beta1, beta2)
     g = as_array("g", g)
     if g.dtype not in FLOATS:
         raise TypeError(f"g must be float32 or float64, not {g.dtype}")
@@ -41,3 +38,10 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     p, m, v = (array.reshape(-1) for array in (p, m, v))
     constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
     call("adamw_step", dict(g=g.reshape(-1)), out=(p, m, v), backend=backend, **constants)
+
+
+def check_betas(*betas):
+    """Refuse what makes a moment no mean: the correction of its bias would divide by 0 or less."""
+    for number, beta in enumerate(betas, 1):
+        if not 0 <= real(f"beta{number}", beta) < 1:
+            raise ValueError(f"beta{number} must be at least 0 and below 1, not {beta}")

@@ -6,7 +6,7 @@ arXiv:2205.14135).
 
 import numpy as np
 
-from ._call import as_array, call, contiguous, row_stride
+from ._call import as_array, call, check_overlap, contiguous, row_stride
 
 
 def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=None, backend="auto"):
@@ -46,7 +46,9 @@ def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=
     def arrange(arrays, outputs, sizes):
         stride = _share_stride(arrays)
         arrays["slopes"] = contiguous(arrays["slopes"])
-        return dict(ld_qkv=stride, ld_o=sizes["H"] * sizes["D"], **_constants(cu_seqlens, scale, sizes))
+        return dict(
+            ld_qkv=stride, ld_o=sizes["H"] * sizes["D"], **_constants(cu_seqlens, scale, sizes, outputs)
+        )
 
     inputs = dict(q=q, k=k, v=v, slopes=slopes)
     return call("attention_forward", inputs, out=out, backend=backend, arrange=arrange)
@@ -88,7 +90,7 @@ def attention_backward(
         N, H, D = (sizes[name] for name in "NHD")
         given = [outputs[name] for name in names if outputs[name] is not None]
         if given:
-            strides = {row_stride(array) for array in given} if N > 1 else {H * D}
+            strides = {row_stride(array) for array in given}
             stride = strides.pop()
             if strides or stride is None or (len(given) < 3 and stride != H * D):
                 found = ", ".join(f"{array.shape} with strides {array.strides}" for array in given)
@@ -105,7 +107,7 @@ def attention_backward(
         _share_stride(arrays, stride)
         for name in ("d_o", "o", "lse", "slopes"):
             arrays[name] = contiguous(arrays[name])
-        return dict(ld_qkv=stride, ld_o=H * D, **_constants(cu_seqlens, scale, sizes))
+        return dict(ld_qkv=stride, ld_o=H * D, **_constants(cu_seqlens, scale, sizes, outputs))
 
     inputs = dict(d_o=d_o, o=o, lse=lse, q=q, k=k, v=v, slopes=slopes)
     return call("attention_backward", inputs, out=out, backend=backend, strided=names, arrange=arrange)
@@ -161,8 +163,8 @@ def _scale(scale, sizes):
     return sizes["D"] ** -0.5 if scale is None else scale
 
 
-def _constants(cu_seqlens, scale, sizes):
-    """cu_seqlens, B and scale, as the kernels take them."""
+def _constants(cu_seqlens, scale, sizes, outputs):
+    """cu_seqlens, B and scale, as the kernels take them; no output may overlap cu_seqlens."""
     N = sizes["N"]
     offsets = as_array("cu_seqlens", [0, N] if cu_seqlens is None else cu_seqlens, np.int32)
     if offsets.dtype.kind not in "iu":
@@ -176,6 +178,7 @@ def _constants(cu_seqlens, scale, sizes):
             f"cu_seqlens of shape {offsets.shape} must rise from 0 to {N}, the rows of q; "
             f"it has {_brief(offsets)}"
         )
+    check_overlap(outputs, {"cu_seqlens": offsets})
     offsets = contiguous(offsets.astype(np.int32, copy=False))
     return dict(cu_seqlens=offsets, B=len(offsets) - 1, scale=_scale(scale, sizes))
 

@@ -1,6 +1,8 @@
 """Token and position embedding."""
 
-from ._call import call
+import numpy as np
+
+from ._call import call, integer
 
 
 def embedding_forward(tokens, positions, wte, wpe, *, out=None, backend="auto"):
@@ -58,15 +60,19 @@ def embedding_backward(dx, tokens, positions, *, vocab_size=None, block_size=Non
     """
     sizes = {}
     given = out if isinstance(out, (tuple, list)) and len(out) == 2 else (None, None)
-    for letter, name, size, array in (
-        ("V", "vocab_size", vocab_size, given[0]),
-        ("T", "block_size", block_size, given[1]),
+    for letter, name, size, table, array in (
+        ("V", "vocab_size", vocab_size, "dwte", given[0]),
+        ("T", "block_size", block_size, "dwpe", given[1]),
     ):
         if size is not None:
-            sizes[letter] = size
+            sizes[letter] = integer(name, size)
         elif array is None:
             raise ValueError(f"embedding_backward needs {name}, or an array in out with that many rows")
-        elif getattr(array, "ndim", 0) == 2:
+        elif not isinstance(array, np.ndarray):
+            raise TypeError(f"out for {table} must be a NumPy array, not {type(array).__name__}")
+        elif array.ndim != 2:
+            raise ValueError(f"out for {table} must have shape [{letter}, C], not {array.shape}")
+        else:
             sizes[letter] = len(array)
     inputs = dict(dx=dx, tokens=tokens, positions=positions)
     return call("embedding_backward", inputs, sizes=sizes, out=out, backend=backend)

@@ -47,7 +47,7 @@ def _gemm(kernel, a, b, accumulate, out, backend):
         backend=backend,
         added=("c",) if accumulate else (),
         arrange=_rows,
-        accumulate=int(accumulate),
+        accumulate=int(bool(accumulate)),
     )
 
 

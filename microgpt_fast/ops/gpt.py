@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import backends
 from ..backends.engines import engine_of
-from ._call import FLOATS, as_array, check_output, check_overlap, contiguous
+from ._call import FLOATS, as_array, check_output, check_overlap, contiguous, integer, real
+from .adam import check_betas
 
 
 def gpt_forward(
@@ -53,7 +54,7 @@ def gpt_forward(
     if logits is not None:
         shape = (int(lengths.sum()), config.vocab_size)
         check_output("logits", logits, params.dtype, shape)
-        check_overlap({"logits": logits}, {"params": params})
+        check_overlap({"logits": logits}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
     return _engine(config, params, numerics, threads, backend).forward(
         params, tokens, starts, lengths, logits
     )
@@ -87,7 +88,7 @@ def gpt_backward(
         out = np.zeros_like(params)
     else:
         check_output("grads", out, params.dtype, params.shape)
-        check_overlap({"grads": out}, {"params": params})
+        check_overlap({"grads": out}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
     engine = _engine(config, params, numerics, threads, backend)
     return engine.backward(out, params, tokens, starts, lengths), out
 
@@ -125,16 +126,16 @@ def gpt_train_steps(
     outputs = dict(params=params, m=m, v=v)
     for name, array in outputs.items():
         check_output(name, array, params_in.dtype, params_in.shape)
-    check_overlap(outputs, {})
     lr, batch_size = np.ascontiguousarray(lr, np.float64), operator.index(batch_size)
+    check_overlap(outputs, dict(tokens=tokens, starts=starts, lengths=lengths, lr=lr))
     if lr.ndim != 1 or len(starts) != len(lr) * batch_size or batch_size < 1:
         raise ValueError(
             f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, "
             f"not {len(starts)}"
         )
-    first_step = operator.index(first_step)
-    if first_step < 1:
-        raise ValueError(f"first_step counts from 1: it must be at least 1, not {first_step}")
+    first_step = integer("first_step", first_step, low=1)
+    check_betas(beta1, beta2)
+    eps, weight_decay = real("eps", eps), real("weight_decay", weight_decay)
     losses = np.empty(len(lr))
     _engine(config, params, numerics, threads, backend).train_steps(
         losses,

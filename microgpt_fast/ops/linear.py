@@ -61,5 +61,5 @@ def linear_backward(dy, x, w, *, with_dx=True, with_dw=True, accumulate_dx=False
         backend=backend,
         without=unwanted,
         added=("dx",) if accumulate_dx else (),
-        accumulate_dx=int(accumulate_dx),
+        accumulate_dx=int(bool(accumulate_dx)),
     )

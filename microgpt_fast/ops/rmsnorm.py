@@ -63,5 +63,5 @@ def rmsnorm_backward(dy, x, rstd, gain=None, *, accumulate_dx=False, out=None, b
         backend=backend,
         without=("dgain",) if gain is None else (),
         added=("dx",) if accumulate_dx else (),
-        accumulate_dx=int(accumulate_dx),
+        accumulate_dx=int(bool(accumulate_dx)),
     )

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from microgpt_fast.data import text, token_entry
+from microgpt_fast.ops import _call
 from microgpt_fast.training import checkpoint, settings
 
 from . import TARGETS, fuzz, load
@@ -33,6 +34,11 @@ def test_an_entry_that_is_not_checked_is_found(monkeypatch):
 def test_a_state_that_is_not_checked_is_found(target, monkeypatch):
     monkeypatch.setattr(checkpoint, "state_of", lambda content: SimpleNamespace(**content))
     assert fuzz(target, seed=0, count=400)[1]
+
+
+def test_a_number_that_is_not_checked_is_found(monkeypatch):
+    monkeypatch.setattr(_call, "real", lambda name, value: value)
+    assert fuzz("kernels", seed=0, count=4000)[1]
 
 
 def test_options_that_are_nested_too_deep_are_found(monkeypatch):

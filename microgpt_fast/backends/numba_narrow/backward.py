@@ -36,7 +36,7 @@ def feed_backward(s, y, w, N, at):
         for j in range(0, 4 * C, C):
             d = product(zero_rows(s), C, dx + row, C, fc2 + j, 4 * C)
             h = load_rows(r + (4 * row + j), 4 * C)
-            d = 2 * h * d if at.activation == RELU2 else where(h > 0, d, 0)
+            d = 2 * h * d if at.activation == RELU2 else where(h > 0, d, d * 0)  # NaN times 0 is NaN
             store_rows(df + (4 * row + j), 4 * C, d)
         dh = product(zero_rows(s), 4 * C, df + 4 * row, 4 * C, fc1, C)
         d = norm_backward(s, dh, load_rows(h2 + row, C), load_statistics(y + at.rstd2 + i))

@@ -128,6 +128,8 @@ def exp(typing, x):
     def emit(context, b, sig, arguments):
         [value] = arguments
         constant = lambda number: llvm.constant(value.type, number)  # noqa: E731
+        # far below, infinity would be taken from infinity; NaN stays
+        value = b.select(b.fcmp_ordered("<", value, constant(lowest - 1)), constant(lowest - 1), value)
         shifted = llvm.fma(b, value, constant(1 / math.log(2)), constant(rounder))
         n = b.fsub(shifted, constant(rounder))
         r = llvm.fma(b, n, constant(-ln2_low), llvm.fma(b, n, constant(-ln2_high), value))
