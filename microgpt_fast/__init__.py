@@ -25,6 +25,7 @@ _HOMES = {
     "samples": "sampling.sample",
     "score": "sampling.scoring",
     "Progress": "training.progress",
+    "compare": "lab.compare",
     "save": "training.checkpoint",
     "load": "training.checkpoint",
     "get_include": "native",

@@ -7,6 +7,7 @@ COMMANDS = {
     "score": "measure how well a saved model predicts a text",
     "plot": "draw the loss curves of runs",
     "data": "download a known text: names or tinyshakespeare",
+    "compare": "train with several options and many seeds, and tell which are better, with error bars",
     "verify": "compare training with the scalar reference, number by number",
     "bench": "measure how fast this machine trains, compared with its peak and with other programs",
     "info": "show the version, the backends, and the features of this machine that matter",
