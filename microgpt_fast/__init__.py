@@ -26,6 +26,7 @@ _HOMES = {
     "score": "sampling.scoring",
     "Progress": "training.progress",
     "compare": "lab.compare",
+    "train_many": "lab.many",
     "save": "training.checkpoint",
     "load": "training.checkpoint",
     "get_include": "native",
