@@ -25,6 +25,8 @@ _HOMES = {
     "samples": "sampling.sample",
     "score": "sampling.scoring",
     "Progress": "training.progress",
+    "compare": "lab.compare",
+    "train_many": "lab.many",
     "save": "training.checkpoint",
     "load": "training.checkpoint",
     "get_include": "native",

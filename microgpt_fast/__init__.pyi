@@ -9,6 +9,8 @@ from .config import UsageError as UsageError
 from .data import Corpus as Corpus
 from .data import Tokenizer as Tokenizer
 from .data import load_corpus as load_corpus
+from .lab.compare import compare as compare
+from .lab.many import train_many as train_many
 from .model import GPT as GPT
 from .native import get_include as get_include
 from .native import get_sources as get_sources

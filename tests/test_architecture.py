@@ -10,7 +10,7 @@ PACKAGE = Path(microgpt_fast.__file__).parent
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("benchmark",),
+    ("benchmark", "lab"),
     ("checking",),
     ("training", "sampling"),
     ("model",),

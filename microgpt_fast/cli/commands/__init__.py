@@ -7,6 +7,8 @@ COMMANDS = {
     "score": "measure how well a saved model predicts a text",
     "plot": "draw the loss curves of runs",
     "data": "download a known text: names or tinyshakespeare",
+    "compare": "train with several options and many seeds, and tell which are better, with error bars",
+    "audit": "compare the losses that another program prints with microgpt's, and name the defect",
     "verify": "compare training with the scalar reference, number by number",
     "bench": "measure how fast this machine trains, compared with its peak and with other programs",
     "info": "show the version, the backends, and the features of this machine that matter",
