@@ -338,11 +338,7 @@ def test_what_another_process_removes_meanwhile_is_no_error(words, cache, monkey
         monkeypatch.setattr(locks, "fcntl", None)
     load_corpus(words)
     names = os.listdir(cache)
-    gone = [
-        "1" * 32 + ".tmp",
-        "2" * 32 + f".{os.getpid()}.01234567.tmp",
-        "3" * 32 + ".999999999.01234567.tmp",
-    ]
+    gone = ["1" * 32 + ".tmp", "2" * 32 + f".{os.getpid()}.01234567.tmp", "3" * 32 + ".999999999.01234567.tmp"]
     monkeypatch.setattr(os, "listdir", lambda path: gone + names)
     cache_folder.remove_leftovers(cache)
 

@@ -1,4 +1,4 @@
-"""The C core compiled for WebAssembly, with the page's JavaScript around it, run in Node.js: it trains as Python does."""
+"""The C core compiled for WebAssembly, with the page's JavaScript, run in Node.js: it trains as Python does."""
 
 import json
 import os

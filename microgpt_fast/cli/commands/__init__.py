@@ -5,6 +5,7 @@ COMMANDS = {
     "train": "train a model and print samples from it",
     "sample": "print samples from a saved model",
     "score": "measure how well a saved model predicts a text",
+    "export": "write a saved model as a program of its own: a C or a Python file",
     "plot": "draw the loss curves of runs",
     "data": "download a known text: names or tinyshakespeare",
     "verify": "compare training with the scalar reference, number by number",
