@@ -177,7 +177,7 @@ export class Model {
     if (!this.isPrepared) this.core.c.decoder_init(this.decoder.at, this.params.at, this.struct);
     this.isPrepared = true;
     this.core.c.decode(this.logits.at, token, position, this.params.at, this.struct, this.decoder.at);
-    return this.logits.view;
+    return this.logits.view.slice(); // a view would not survive the next allocation
   }
 
   // One document as the original samples it: token ids without bos.

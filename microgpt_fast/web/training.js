@@ -49,7 +49,6 @@ export class Trainer {
     const { tokenizer } = this;
     const offsets = new Int32Array(documents.length + 1);
     const length = documents.reduce((sum, document) => sum + [...document].length + 1, 1);
-    if (data_mode === "stream" && length < 3) throw new TextError("A text of one character is too short to train on.");
     const { n_layer, n_embd, n_head, activation } = this.options;
     this.model = new Model(core, { n_layer, n_embd, n_head, block_size, activation, vocab_size: tokenizer.vocab_size });
     this.tokens = core.array(Int32Array, length);
@@ -157,8 +156,9 @@ export class Trainer {
       this.tokenizer.decode(this.model.generate(random, this.tokenizer.bos, temperature)));
   }
 
-  free() {
-    this.model.free();
+  // `keepsModel`: the model is used on.
+  free(keepsModel = false) {
+    if (!keepsModel) this.model.free();
     this.random.free();
     for (const array of [this.tokens, this.m, this.v]) array.free();
   }

@@ -6,43 +6,71 @@ from ...config import UsageError
 from .common import users_file
 from .sample import model_file
 
-KINDS = (".c", ".py")
+KINDS = (".html", ".c", ".py")
 
 
 def add_arguments(parser):
     """The options of `export`."""
     parser.add_argument("model", metavar="MODEL", help="a saved model, or a run's folder")
     parser.add_argument(
-        "--to", metavar="FILE", required=True, help="what to write: model.c or model.py, by its ending"
+        "--to",
+        metavar="FILE",
+        required=True,
+        help="what to write: page.html, model.c or model.py, by its ending",
+    )
+    add_weights(parser)
+
+
+def add_weights(parser):
+    """Add --weights."""
+    parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="of a page: float32 (the default), float16 or int8, which are smaller",
     )
 
 
 def run(options, stdout):
     """Write the program."""
-    from ...training.checkpoint import check_writable, load, replace_file
+    from ...training.checkpoint import load
 
-    ending = os.path.splitext(options.to)[1].lower()
-    if ending not in KINDS:
-        raise UsageError(f"--to {options.to}: the file's name must end in {', '.join(KINDS)}")
+    ending = ending_of(options.to, KINDS)
+    if options.weights and ending != ".html":
+        raise UsageError(f"--weights {options.weights} is for pages (--to page.html), not for {options.to}")
     with users_file("read", options.model):
         model = load(model_file(options.model))
-    with users_file("write", options.to):
-        target = check_writable(options.to)
-    content = program(ending, model)
-    with users_file("write", options.to):
-        replace_file(target, content)
-    stdout.write(f"{options.to}: {size_of(content)}\n")
+    write(options.to, lambda: program(ending, model, options), stdout)
     return 0
 
 
-def program(ending, model):
+def ending_of(path, allowed):
+    """The ending of a file's name, one of those allowed."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in allowed:
+        raise UsageError(f"--to {path}: the file's name must end in {', '.join(allowed)}")
+    return ending
+
+
+def program(ending, model, options):
     """The content of a file with this ending: bytes."""
+    if ending == ".html":
+        from ...export.page import page
+
+        return page(model, options.weights or "float32", os.path.basename(os.path.abspath(options.model)))
     from ...export import programs
 
-    write = programs.c_program if ending == ".c" else programs.python_program
-    return write(model).encode()
+    make = programs.c_program if ending == ".c" else programs.python_program
+    return make(model).encode()
 
 
-def size_of(content):
-    """The size of a file as text."""
-    return f"{len(content) / 1e3:,.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:,.2f} MB"
+def write(path, make, stdout):
+    """Write what `make()` returns to a file, which is known to be writable before; print its size."""
+    from ...training.checkpoint import check_writable, replace_file
+
+    with users_file("write", path):
+        target = check_writable(path)
+    content = make()
+    with users_file("write", path):
+        replace_file(target, content)
+    size = f"{len(content) / 1e3:,.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:,.2f} MB"
+    stdout.write(f"{path}: {size}\n")
