@@ -334,3 +334,23 @@ def test_keyboard_and_names(visit):
             ".map((node) => node.outerHTML.slice(0, 90))"
         )
         assert unnamed == []
+
+
+def test_pictures(visit):
+    """Those of docs/browser.md, in build/web."""
+    model, weights, _ = MODELS["stream"][0](), *MODELS["stream"][1:]
+    for name, content, height in (
+        ("write", page_of(mg.train(dtype="float32").model, name="names.safetensors"), 730),
+        ("inside", page_of(model, weights, name="docs.safetensors"), 1310),
+    ):
+        tab = visit(content, 1120)
+        tab.click(f"#tab-{name}")
+        if name == "inside":
+            tab.fill("#inside-text", "The model that trains")
+            until(tab, "document.querySelectorAll('#panel-inside .strip button').length === 22")
+        else:
+            written(tab)
+        path = ROOT / "build" / "web" / f"browser-{name}.png"
+        tab.set_viewport_size({"width": 1120, "height": height})
+        tab.screenshot(path=path)
+        assert path.stat().st_size > 20_000

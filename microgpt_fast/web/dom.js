@@ -28,7 +28,7 @@ export const number = (value, min = 1, step = 1) => el("input", { type: "number"
 export const select = (options, value) =>
   el("select", {}, Object.entries(options).map(([key, text]) => el("option", { value: key, selected: key === String(value) }, text)));
 
-export const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
+export const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
 export const short = (x) => (x === 0 ? "0" : Math.abs(x) >= 0.001 && Math.abs(x) < 1e4 ? x.toFixed(Math.abs(x) < 0.1 ? 4 : 3) : x.toExponential(1));
 export const grouped = (n) => Math.round(n).toLocaleString("en");
 

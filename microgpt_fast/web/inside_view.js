@@ -39,6 +39,8 @@ export function insideView(state) {
     const { n_layer, n_head } = state.current.model.config;
     const { N } = seen;
     maps.replaceChildren();
+    maps.style.setProperty("--heads", Math.min(n_head, 8));
+    maps.style.setProperty("--few-heads", Math.min(n_head, 4));
     for (let layer = 0; layer < n_layer; layer++) {
       for (let head = 0; head < n_head; head++) {
         const values = seen.layers[layer].attention.subarray(head * N * N, (head + 1) * N * N);
@@ -53,7 +55,7 @@ export function insideView(state) {
         });
         canvas.setAttribute("role", "img");
         canvas.setAttribute("aria-label", `Attention of ${name}; the table below has the chosen row's numbers`);
-        maps.append(el("figure", { class: "map" }, canvas, el("figcaption", {}, name)));
+        maps.append(el("figure", { class: "map" }, canvas, el("figcaption", {}, `layer${layer} · ${head}`)));
       }
     }
   }
@@ -176,7 +178,7 @@ export function insideView(state) {
       card("What comes next", "softmax(logits) after the chosen position; the token that does follow is marked.", next),
       card("What each block would predict", "The residual stream x after each block, multiplied by lm_head as if it were the last (the logit lens).", lens)),
     card("Attention", "attn_weights of each layer and head: a row for each position, dark where it looks. Point at a cell, or choose its row.", maps, readout,
-      el("h3", {}, "The chosen row"), el("p", { class: "soft small" }, "layer.head, and how much of each token’s value it takes."), strips),
+      el("h3", {}, "The chosen row"), el("p", { class: "soft small" }, "layer.head, and how much of each token’s value it takes."), el("div", { class: "scroll" }, strips)),
     el("div", { class: "two even" },
       card("The length of x", "The norm of the residual stream at the chosen position, block after block.", norms),
       card("One token replaced", "At the chosen position.", field("by", replacement), changes)),
