@@ -3,8 +3,8 @@
     pip install 'microgpt-fast[web]' playwright        and Chromium, which `--chromium` names
     python bench/browser.py
 
-Prints the fastest of several rounds: of the page by the clock, natively by processor time. So on a busy machine the ratio is
-at least what is printed.
+Prints the fastest of several rounds: of the page by the clock, natively by processor time. So on a busy machine the
+ratio is at least what is printed.
 """
 
 import argparse

@@ -3,9 +3,7 @@
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +13,9 @@ from ..data.cache_folder import ADVICE, not_private, private_folder
 from ..locks import NO_LOCKS, locked
 from ..messages import MachineError, tell
 from ..native import get_include, get_sources
+from ..native.wasm import COMPILER, FLAGS, CompileError, compile_core
 
 SHIPPED = Path(__file__).parents[1] / "web"  # where a wheel has the compiled cores
-UNITS = ("wasm/core.c", "wasm/pool.c", "random.c")
-FLAGS = [
-    "-O3", "-s", "-msimd128", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w",
-    "-mexec-model=reactor", "-Wl,--export=malloc,--export=free",
-]  # fmt: skip
 MAGIC = b"\0asm\1\0\0\0"
 DIGEST = 16  # bytes, after the module in a file of the cache
 
@@ -71,10 +65,10 @@ def core(bits=32):
 
 def compiler():
     """The command that compiles for WebAssembly: $MICROGPT_FAST_WASM_CC, or ziglang's."""
-    given = shlex.split(os.environ.get("MICROGPT_FAST_WASM_CC", ""))
+    given = shlex.split(os.environ.get(COMPILER, ""))
     if given:
         if not shutil.which(given[0]):
-            raise UsageError(f"MICROGPT_FAST_WASM_CC is {given[0]}, but there is no such command")
+            raise UsageError(f"{COMPILER} is {given[0]}, but there is no such command")
         return given
     if not find_spec("ziglang"):
         raise UsageError(
@@ -82,27 +76,6 @@ def compiler():
             "pip install 'microgpt-fast[web]'"
         )
     return [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi"]
-
-
-def build(bits, command):
-    """Compile the core; returns the module's bytes."""
-    sources = get_sources()
-    with tempfile.TemporaryDirectory(prefix="microgpt_fast-") as work:
-        out = os.path.join(work, "core.wasm")
-        units = [os.path.join(sources, unit) for unit in UNITS]
-        include = ["-I", get_include(), "-I", sources]
-        caches = {
-            name: os.path.join(work, "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
-        }
-        run = subprocess.run(
-            [*command, *FLAGS, f"-DREAL_BITS={bits}", *include, *units, "-o", out],
-            capture_output=True, text=True, errors="replace", env={**os.environ, **caches},
-        )  # fmt: skip
-        if run.returncode:
-            lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
-            reason = next((line for line in lines if "error" in line), lines[-1])
-            raise MachineError(f"cannot compile the C core for WebAssembly with {command[0]}: {reason}")
-        return Path(out).read_bytes()
 
 
 def _key(bits):
@@ -132,7 +105,10 @@ def _cached(path):
 
 def _made(path, command, bits):
     tell("compiling the C core for WebAssembly, once: this takes about half a minute")
-    module = build(bits, command)
+    try:
+        module = compile_core(command, bits, get_sources(), get_include())
+    except CompileError as error:
+        raise MachineError(error) from None
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "xb") as file:
         os.chmod(temporary, 0o600)
