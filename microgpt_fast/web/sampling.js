@@ -28,7 +28,7 @@ export function limited(weights, topK = 0, topP = 1) {
   const order = ranking(weights).slice(0, topK || weights.length);
   const all = order.reduce((sum, id) => sum + weights[id], 0);
   for (const id of order) {
-    if (total / all >= topP) break;
+    if (topP < 1 && total / all >= topP) break;
     result[id] = weights[id];
     total += weights[id];
   }
