@@ -6,7 +6,7 @@ from ...config import UsageError
 from .common import users_file
 from .sample import model_file
 
-KINDS = (".html", ".c", ".py")
+KINDS = (".html", ".c", ".py", ".onnx")
 
 
 def add_arguments(parser):
@@ -16,7 +16,7 @@ def add_arguments(parser):
         "--to",
         metavar="FILE",
         required=True,
-        help="what to write: page.html, model.c or model.py, by its ending",
+        help="what to write: page.html, model.c, model.py or model.onnx, by its ending",
     )
     add_weights(parser)
 
@@ -57,6 +57,10 @@ def program(ending, model, options):
         from ...export.page import page
 
         return page(model, options.weights or "float32", os.path.basename(os.path.abspath(options.model)))
+    if ending == ".onnx":
+        from ...export.onnx import onnx_program
+
+        return onnx_program(model)
     from ...export import programs
 
     make = programs.c_program if ending == ".c" else programs.python_program
