@@ -5,6 +5,7 @@ compilation fails the installation. CONTRIBUTING.md has the commands of a develo
 """
 
 import os
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import OptionError
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the package itself, which needs nothing to make its Cython declarations
-from microgpt_fast.native import build, codegen  # noqa: E402
+from microgpt_fast.native import build, codegen, wasm  # noqa: E402
 
 
 def has_gnu_compiler(compiler):
@@ -88,6 +90,22 @@ class build_core(build_ext):
         super().copy_extensions_to_source()
 
 
+class build_modules(build_py):
+    """build_py that adds, where a compiler for WebAssembly is named, what pages need, so that nobody else needs one."""
+
+    def run(self):
+        super().run()
+        command = shlex.split(os.environ.get(wasm.COMPILER, ""))
+        if command and not self.editable_mode:
+            for bits in wasm.BITS:
+                out = Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm")
+                out.write_bytes(
+                    wasm.compile_core(
+                        command, bits, str(ROOT / "csrc"), str(ROOT / "microgpt_fast" / "include")
+                    )
+                )
+
+
 def extension():
     codegen.generate()
     return Extension(
@@ -103,5 +121,5 @@ setup(
     packages=[*find_packages(str(ROOT), include=["microgpt_fast*"]), "microgpt_fast.csrc"],
     package_dir={"microgpt_fast.csrc": "csrc"},
     ext_modules=[extension()],
-    cmdclass={"build_ext": build_core},
+    cmdclass={"build_ext": build_core, "build_py": build_modules},
 )

@@ -194,3 +194,29 @@ def original_run(request):
 def flatten():
     """A function: parameters or gradients of reference.py as one flat array."""
     return lambda tensors: np.concatenate([np.array(rows, float).ravel() for rows in tensors.values()])
+
+
+def _core(bits, monkeypatch):
+    """The core for WebAssembly, kept in build/ from run to run."""
+    from microgpt_fast.config import UsageError
+    from microgpt_fast.export import wasm
+
+    monkeypatch.setenv("MICROGPT_FAST_CACHE", str(TESTS.parent / "build" / "web"))
+    try:
+        return wasm.core(bits)
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def built_core():
+    """The bytes of the float32 core for WebAssembly; skips where there is no compiler for it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return _core(32, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def built_core64():
+    """The same in float64."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return _core(64, monkeypatch)

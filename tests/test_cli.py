@@ -166,7 +166,7 @@ def test_version_and_help(run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("", "train, sample, score, plot, data, compare, audit, verify, bench, info"),
+        ("", "train, sample, score, export, page, plot, data, compare, audit, verify, bench, info"),
         ("trian", "unknown command .trian.; did you mean train\\?"),
         ("train --n-lyer 3", "--n-lyer; did you mean --n-layer?"),
         ("train extra", "unknown argument extra"),

@@ -33,8 +33,13 @@ def folder():
     return _candidates()[0]
 
 
-def private_folder():
+def private_folder(of="tokens"):
     """The folder of the cache, made if need be, which nobody but this user can write to.
+
+    Parameters
+    ----------
+    of : str
+        What is kept there, for errors.
 
     Raises
     ------
@@ -58,8 +63,8 @@ def private_folder():
         if not reason:
             return path
         if is_last:
-            raise UsageError(f"cannot write the cache of tokens in {path}: {reason}; {ADVICE}")
-        tell(f"the cache of tokens is in {candidates[-1]}, not in {path}: {reason}")
+            raise UsageError(f"cannot write the cache of {of} in {path}: {reason}; {ADVICE}")
+        tell(f"the cache of {of} is in {candidates[-1]}, not in {path}: {reason}")
 
 
 def _candidates():

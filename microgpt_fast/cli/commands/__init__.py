@@ -5,6 +5,8 @@ COMMANDS = {
     "train": "train a model and print samples from it",
     "sample": "print samples from a saved model",
     "score": "measure how well a saved model predicts a text",
+    "export": "write a saved model as a program of its own: a web page, a C, Python or ONNX file",
+    "page": "write a web page that trains the default model and shows how it works",
     "plot": "draw the loss curves of runs",
     "data": "download a known text: names or tinyshakespeare",
     "compare": "train with several options and many seeds, and tell which are better, with error bars",
