@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-UNITS = ("wasm/core.c", "wasm/pool.c", "random.c")
+UNITS = ("wasm/core.c", "wasm/pool.c", "narrow.c", "random.c")
 FLAGS = [
     "-O3", "-s", "-msimd128", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w",
     "-mexec-model=reactor", "-Wl,--export=malloc,--export=free",
@@ -46,7 +46,7 @@ def compile_core(command, bits, sources, include):
             name: os.path.join(work, "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
         }
         run = subprocess.run(
-            [*command, *FLAGS, f"-DREAL_BITS={bits}", "-I", include, "-I", sources, *units, "-o", out],
+            [*command, *FLAGS, f"-DREAL_BITS={bits}", "-DMGF_TABLE=core", "-I", include, "-I", sources, *units, "-o", out],
             capture_output=True, text=True, errors="replace", env={**os.environ, **caches},
         )  # fmt: skip
         if run.returncode:
