@@ -1,15 +1,31 @@
-"""All constants of a model and of its training; this is the one place where they are checked."""
+"""All constants of training, here also those of models from model_config.py: the place where they are checked."""
 
 import math
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from . import parameters
-from .parameters import Parameter
+from .checks import (  # noqa: F401  (some for those who look for them here)
+    UsageError,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    closest,
+    shown,
+)
+from .model_config import (  # noqa: F401
+    ACTIVATIONS,
+    HYPER_FORMS,
+    MAX_SIZE,
+    MLPS,
+    POSITIONS,
+    RESIDUALS,
+    VARIATIONS,
+    GPTConfig,
+    set_field,
+)
 
-ACTIVATIONS = ("relu", "relu2", "gelu", "silu")
 BACKENDS = ("auto", "cython", "numba", "numpy")
 BOS_PLACES = ("last", "first")
 DATA_MODES = ("lines", "stream", "auto")
@@ -17,76 +33,9 @@ DTYPES = ("float32", "float64")
 NUMERICS = ("exact", "fast")
 SCHEDULES = ("linear", "cosine", "constant")
 TOKENIZERS = ("char", "byte")
-MAX_SIZE = 2**31 - 1  # the kernels index tokens and lengths with 32 bits
 MAX_STEPS = 2**53  # step / num_steps is computed in float64
 MAX_THREADS = 1024
 MAX_SEED = 10**1000  # far from the 4300 digits up to which Python writes numbers
-SHOWN = 100  # characters of a wrong value that a message shows
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done; the text says what was given, and what is allowed."""
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a model.
-
-    Parameters
-    ----------
-    vocab_size : int
-        Number of token ids, the beginning-of-sequence token included.
-    n_layer, n_embd, n_head : int
-        Depth, width, and attention heads; `n_head` divides `n_embd`.
-    block_size : int
-        Longest sequence the model reads.
-    activation : str
-        Of the feed-forward layers: one of `ACTIVATIONS`.
-
-    Raises
-    ------
-    UsageError
-        (a ValueError) for a value that is not allowed.
-    """
-
-    vocab_size: int
-    n_layer: int = 1
-    n_embd: int = 16
-    n_head: int = 4
-    block_size: int = 16
-    activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layer", "n_embd", "n_head", "block_size"):
-            _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
-        _choice("activation", self.activation, ACTIVATIONS)
-        if self.n_embd % self.n_head:
-            raise UsageError(
-                f"n_embd must be a multiple of n_head, not {self.n_embd} with {self.n_head} heads"
-            )
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
-
-    @property
-    def num_params(self) -> int:
-        """Number of parameters: the length of the flat buffer."""
-        return parameters.count(self)
-
-    @property
-    def mlp_width(self) -> int:
-        """Width of the feed-forward layers between their two matrices."""
-        return 4 * self.n_embd
-
-    def parameters(self) -> Iterator[Parameter]:
-        """The table of the model's parameters; see `parameters.parameters_of`."""
-        return parameters.parameters_of(self)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter by its name, (rows, columns) of a matrix, in the order of the flat buffer."""
-        return {parameter.name: parameter.shape for parameter in self.parameters()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +57,7 @@ class TrainConfig:
     beta1, beta2, eps_adam : float
         Adam's constants.
     weight_decay : float
-        Decoupled weight decay, as in AdamW, of all parameters: all are matrices, embeddings included.
+        Decoupled weight decay, as in AdamW, of all matrices, embeddings included; of gains and other vectors none.
     grad_clip : float
         Largest norm of the whole gradient, which is scaled down to it; 0 for no limit.
     data_mode, tokenizer : {"lines", "stream", "auto"}, {"char", "byte"}
@@ -180,55 +129,54 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _set(self, "num_steps", check_integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
-        _set(self, "batch_size", check_integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
+        set_field(self, "num_steps", check_integer("num_steps", self.num_steps, low=0, high=MAX_STEPS))
+        set_field(self, "batch_size", check_integer("batch_size", self.batch_size, low=1, high=MAX_SIZE))
         name = "gradient_accumulation_steps"
-        _set(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
-        _set(self, "shards", check_integer("shards", self.shards, low=0, high=MAX_SIZE))
+        set_field(self, name, check_integer(name, getattr(self, name), low=1, high=MAX_SIZE))
+        set_field(self, "shards", check_integer("shards", self.shards, low=0, high=MAX_SIZE))
         if self.shards & (self.shards - 1):
             raise UsageError(f"shards must be a power of two, or 0 for none, not {self.shards}")
         for name in ("num_samples", "warmup_steps", "eval_interval", "patience"):
-            _set(self, name, check_integer(name, getattr(self, name), low=0, high=MAX_STEPS))
-        _set(self, "seed", check_integer("seed", self.seed, low=-MAX_SEED, high=MAX_SEED))
+            set_field(self, name, check_integer(name, getattr(self, name), low=0, high=MAX_STEPS))
+        set_field(self, "seed", check_integer("seed", self.seed, low=-MAX_SEED, high=MAX_SEED))
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip", "init_std"):
-            _set(self, name, check_number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
+            set_field(self, name, check_number(name, getattr(self, name), "at least 0", lambda x: x >= 0))
         for name in ("beta1", "beta2", "val_fraction"):
-            _set(
+            set_field(
                 self,
                 name,
                 check_number(name, getattr(self, name), "at least 0 and below 1", lambda x: 0 <= x < 1),
             )
-        _set(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
-        _set(self, "temperature", _temperature(self.temperature))
-        if not isinstance(self.zero_init, bool):
-            raise UsageError(f"zero_init must be True or False, not {shown(self.zero_init)}")
-        _choice("bos", self.bos, BOS_PLACES)
-        _choice("schedule", self.schedule, SCHEDULES)
-        _choice("data_mode", self.data_mode, DATA_MODES)
-        _choice("tokenizer", self.tokenizer, TOKENIZERS)
+        set_field(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
+        set_field(self, "temperature", _temperature(self.temperature))
+        check_flag("zero_init", self.zero_init)
+        check_choice("bos", self.bos, BOS_PLACES)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("data_mode", self.data_mode, DATA_MODES)
+        check_choice("tokenizer", self.tokenizer, TOKENIZERS)
         if self.target_loss is not None:
-            _set(
+            set_field(
                 self,
                 "target_loss",
                 check_number("target_loss", self.target_loss, "at least 0", lambda x: x >= 0),
             )
         if self.time_budget is not None:
             seconds = check_number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
-            _set(self, "time_budget", seconds)
+            set_field(self, "time_budget", seconds)
         for name in ("eval_interval", "target_loss", "patience"):
             if getattr(self, name) and not self.val_fraction:
                 raise UsageError(f"{name} needs data to validate with: give a val_fraction above 0")
-        _set(
+        set_field(
             self,
             "dtype",
             self.dtype if isinstance(self.dtype, str) else getattr(self.dtype, "__name__", self.dtype),
         )
-        _choice("dtype", self.dtype, DTYPES)
-        _choice("backend", self.backend, BACKENDS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("backend", self.backend, BACKENDS)
         if self.numerics is not None:
-            _choice("numerics", self.numerics, NUMERICS)
+            check_choice("numerics", self.numerics, NUMERICS)
         if self.threads is not None:
-            _set(self, "threads", check_integer("threads", self.threads, low=1, high=MAX_THREADS))
+            set_field(self, "threads", check_integer("threads", self.threads, low=1, high=MAX_THREADS))
 
 
 MODEL_OPTIONS = tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size")
@@ -258,9 +206,9 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     """
     from .presets import PRESETS
 
-    _choice("preset", preset, PRESETS)
+    check_choice("preset", preset, PRESETS)
     for name in options:
-        _choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
+        check_choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
     if options.get("num_steps") is not None:
         if options.get("time_budget") is not None:
@@ -278,64 +226,6 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
 
     make_model_config(1)
     return make_model_config, TrainConfig(**train_fields)
-
-
-def shown(value):
-    """A wrong value as a message shows it: short, whatever it is."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, lists in lists in lists
-        return f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def closest(word, allowed):
-    """'; did you mean ...?' if the word is a text that resembles an allowed one, else ''."""
-    from difflib import get_close_matches
-
-    match = get_close_matches(word[:SHOWN], allowed, n=1) if isinstance(word, str) else []
-    return f"; did you mean {match[0]}?" if match else ""
-
-
-def _set(config, name, value):
-    object.__setattr__(config, name, value)  # the dataclass is frozen
-
-
-def _choice(name, value, allowed):
-    if not isinstance(value, str) or value not in allowed:
-        raise UsageError(
-            f"unknown {name} {shown(value)}{closest(value, allowed)} (allowed: {', '.join(allowed)})"
-        )
-
-
-def check_integer(name, value, low=None, high=None):
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name} must be a whole number, not {shown(value)}") from None
-    if low is not None and number < low:
-        raise UsageError(f"{name} must be at least {_brief(low)}, not {_brief(number)}")
-    if high is not None and number > high:
-        raise UsageError(f"{name} must be at most {_brief(high)}, not {_brief(number)}")
-    return number
-
-
-def _brief(number):
-    return number if abs(number) < 10**30 else "a number of more than 30 digits"
-
-
-def check_number(name, value, condition, holds):
-    try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{name} must be a number, not {shown(value)}") from None
-    if not (math.isfinite(number) and holds(number)):
-        raise UsageError(f"{name} must be a finite number {condition}, not {shown(value)}")
-    return number
 
 
 def _seconds(value):

@@ -109,6 +109,8 @@ class GPT:
     def initialise(self, random: RandomStream, std: float = 0.08, zero_init: bool = False) -> None:
         """Draw every parameter, in the order of the buffer, from a normal distribution around 0.
 
+        Those that start otherwise (`parameters.Parameter.start`) are drawn too, and then set.
+
         Parameters
         ----------
         random : random stream
@@ -123,6 +125,11 @@ class GPT:
             flat = self._parameters[parameter.place]
             draws = flat if flat.dtype == np.float64 else np.empty(flat.size)
             random.normal(draws, 0.0 if zero_init and parameter.starts_at_zero else std)
+            if (
+                parameter.start is not None
+            ):  # drawn all the same, so that the others are what they are without it
+                rows, columns = parameter.rows
+                draws[:] = [parameter.start_of(i, j) for i in range(rows) for j in range(columns)]
             if draws is not flat:
                 flat[:] = draws
 
@@ -204,7 +211,8 @@ def resolve_numerics(
     elif not backend.HAS_EXACT:
         reason = f"the {backends.name_of(backend)} backend has no exact numerics"
     elif backend.path_of(config, "exact") is None:
-        reason = f"exact numerics do not serve activation {config.activation}"
+        options = config.variations or (f"activation {config.activation}",)
+        reason = f"exact numerics do not serve {', '.join(options)}"
     elif batch_size != 1:
         reason = f"exact numerics need batch_size 1, not {batch_size}"
     elif not is_plain:

@@ -9,9 +9,10 @@ from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .config import GPTConfig
+    from .model_config import GPTConfig
 
 LOOKUP, PRODUCT = "lookup", "product"
+DIAGONAL = "diagonal"
 
 
 class Parameter(NamedTuple):
@@ -24,7 +25,7 @@ class Parameter(NamedTuple):
     shape : tuple of int
         (rows, columns) of a matrix, [out, in]; (n,) of a vector.
     role : {"lookup", "product"}
-        Whether each token takes a row of it, or is multiplied with all of it.
+        Whether each token takes a row of it or little is computed with it, or is multiplied with all of it.
     starts_at_zero : bool
         Whether the option `zero_init` concerns it: it adds to the residual stream.
     decays : bool
@@ -33,6 +34,8 @@ class Parameter(NamedTuple):
         The earlier parameter that this is another name of.
     offset : int
         Where it begins in the flat buffer.
+    start : float or "diagonal", optional
+        What it starts with where it is not drawn: this number, or 0 on its diagonal and -8 elsewhere.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Parameter(NamedTuple):
     decays: bool = True
     tied_to: str | None = None
     offset: int = 0
+    start: float | str | None = None
 
     @property
     def size(self) -> int:
@@ -49,32 +53,81 @@ class Parameter(NamedTuple):
         return prod(self.shape)
 
     @property
+    def rows(self) -> tuple[int, int]:
+        """(rows, columns), a vector being one row."""
+        return self.shape if len(self.shape) == 2 else (1, *self.shape)
+
+    def start_of(self, row: int, column: int) -> float:
+        """What an element starts with, where it is not drawn."""
+        if self.start == DIAGONAL:
+            return 0.0 if row == column else -8.0
+        return float(self.start or 0)
+
+    @property
     def place(self) -> slice:
         """Its part of the flat buffer."""
         return slice(self.offset, self.offset + self.size)
 
 
+def _vector(name: str, n: int, start: float = 1.0) -> Parameter:
+    return Parameter(name, (n,), LOOKUP, decays=False, start=start)
+
+
 def outside_layers(config: "GPTConfig") -> tuple[Parameter, ...]:
     """The parameters before the layers', in the order of the flat buffer."""
     V, T, C = config.vocab_size, config.block_size, config.n_embd
-    return (
-        Parameter("wte", (V, C), LOOKUP),
-        Parameter("wpe", (T, C), LOOKUP),
-        Parameter("lm_head", (V, C)),
-    )
+    table = [Parameter("wte", (V, C), LOOKUP)]
+    if config.position == "learned":
+        table.append(Parameter("wpe", (T, C), LOOKUP))
+    table.append(Parameter("lm_head", (V, C), tied_to="wte" if config.tie_embeddings else None))
+    if config.norm_gain and config.normalises_embedding:
+        table.append(_vector("embd_norm", C))
+    if config.norm_gain and config.final_norm:
+        table.append(_vector("final_norm", C))
+    if config.residual in ("attention", "attention_block"):
+        table.append(_mixing("out_res_proj", C))
+    return tuple(table)
 
 
 def of_a_layer(config: "GPTConfig") -> tuple[Parameter, ...]:
     """The parameters of each layer, in the order of the flat buffer, where layer follows layer."""
     C, F = config.n_embd, config.mlp_width
-    return (
+    table = [
         Parameter("attn_wq", (C, C)),
         Parameter("attn_wk", (C, C)),
         Parameter("attn_wv", (C, C)),
         Parameter("attn_wo", (C, C), starts_at_zero=True),
         Parameter("mlp_fc1", (F, C)),
         Parameter("mlp_fc2", (C, F), starts_at_zero=True),
-    )
+    ]
+    if config.mlp == "gated":
+        table.insert(5, Parameter("mlp_fc3", (F, C)))
+    if config.value_embedding:
+        table.append(Parameter("attn_ve", (config.vocab_size, C), LOOKUP))
+    if config.norm_gain:
+        table += [_vector("attn_norm", C), _vector("mlp_norm", C)]
+    if config.residual_scalars:
+        table += [_vector("residual_scale", 1), _vector("embedding_scale", 1, start=0.0)]
+    if config.residual in ("attention", "attention_block"):
+        table += [_mixing("attn_res_proj", C), _mixing("mlp_res_proj", C)]
+    if config.residual == "hyper":
+        table += [*_hyper_connections("attn_", config), *_hyper_connections("mlp_", config)]
+    return tuple(table)
+
+
+def _mixing(name: str, C: int) -> Parameter:
+    return Parameter(name, (1, C), LOOKUP, decays=False, start=0.0)
+
+
+def _hyper_connections(block: str, config: "GPTConfig") -> Iterator[Parameter]:
+    """How the sublayer `block` reads, writes and mixes n streams: bases, and in the dynamic form what a token adds."""
+    n = config.n_streams
+    yield _vector(f"{block}hyper_pre", n, start=0.0)
+    yield _vector(f"{block}hyper_post", n, start=0.0)
+    yield Parameter(f"{block}hyper_res", (n, n), LOOKUP, decays=False, start=DIAGONAL)
+    if config.hyper_form == "dynamic":
+        yield Parameter(f"{block}hyper_phi", (n * (n + 2), n * config.n_embd))
+        yield _vector(f"{block}hyper_alpha", 3, start=0.01)
 
 
 def parameters_of(config: "GPTConfig") -> Iterator[Parameter]:

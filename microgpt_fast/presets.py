@@ -32,6 +32,18 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "bos": "first",
         },
     ),
+    # other models, trained as the original is; docs/models.md
+    "attention-residuals": ({"residual": "attention"}, {}),
+    "attention-residuals-block": ({"residual": "attention_block"}, {}),
+    "hyper-connections": ({"residual": "hyper"}, {}),
+    "tied-alibi": (
+        {"tie_embeddings": True, "position": "alibi", "qk_norm": True, "activation": "relu2"},
+        {},
+    ),
+    "llama-like": (
+        {"position": "rope", "norm_gain": True, "final_norm": True, "mlp": "gated", "activation": "silu"},
+        {},
+    ),
     # nanoGPT's recipe for Shakespeare's characters on a CPU, with a higher learning rate
     "nanogpt-cpu": (
         _NANOGPT_MODEL,

@@ -1,152 +1,48 @@
-"""The definition of right: a scalar GPT on a scalar autograd, in plain Python.
+"""The definition of right: a scalar GPT on a scalar autograd (scalar.py), in plain Python.
 
-Every number is a `Scalar`, every operation on one or two numbers makes a new one, and a gradient is summed in
-the order in which a depth-first search meets the operations. That order, and the split of each formula into
-single operations, are those of the original microgpt: results equal its results bit for bit. Whatever else
-computes this model is compared with this file, so nothing here is rearranged for speed.
+Results equal the original microgpt's bit for bit. Whatever else computes this model is compared with this file, so
+nothing here is rearranged for speed. docs/models.md has the formulas of its options.
 """
 
-from functools import reduce
-from math import exp, log, pi
-from operator import add, mul
+from math import cos, sin
 
-_NEW, _OPEN, _DONE = range(3)
+from .reference_residual import residual_of
+from .scalar import (
+    ACTIVATIONS,
+    Scalar,
+    added,
+    backpropagate,
+    dot,
+    linear,
+    rmsnorm,
+    scaled,
+    softmax,
+    tanh,
+    total,
+)
 
-
-class Scalar:
-    """A number that remembers how it was computed.
-
-    Attributes
-    ----------
-    value : float
-    gradient : float
-        Derivative of the output with respect to this number, once `backpropagate(output)` has run.
-    operands : tuple of Scalar
-        What it was computed from, in the order of the formula; constants are left out.
-    slopes : tuple of float
-        Derivative of `value` with respect to each operand.
-    """
-
-    __slots__ = ("gradient", "operands", "slopes", "state", "value")
-
-    def __init__(self, value, operands=(), slopes=()):
-        self.value = value
-        self.gradient = 0.0
-        self.operands = operands
-        self.slopes = slopes
-        self.state = _NEW if operands else _DONE
-
-    def __add__(self, other):
-        if type(other) is Scalar:
-            return Scalar(self.value + other.value, (self, other), (1.0, 1.0))
-        return Scalar(self.value + other, (self,), (1.0,))
-
-    def __mul__(self, other):
-        if type(other) is Scalar:
-            return Scalar(self.value * other.value, (self, other), (other.value, self.value))
-        return Scalar(self.value * other, (self,), (other,))
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    def __pow__(self, exponent):
-        value = self.value
-        return Scalar(value**exponent, (self,), (exponent * value ** (exponent - 1),))
-
-    def exp(self):
-        value = exp(self.value)
-        return Scalar(value, (self,), (value,))
-
-    def log(self):
-        return Scalar(log(self.value), (self,), (1 / self.value,))
-
-    def relu(self):
-        return Scalar(self.value, (self,), (1.0,)) if self.value > 0 else Scalar(0.0, (self,), (0.0,))
+ROPE_BASE = 10_000.0
 
 
-def backpropagate(output):
-    """Add to the `gradient` of every scalar that `output` was computed from d output / d scalar.
-
-    A scalar is handled when everything computed from it has been: in the reverse of the order in which a
-    depth-first search, operands from first to last, leaves them. The search keeps its own stack, for a graph
-    is deeper than Python's recursion may be. Leaves have nothing to pass on and are not visited.
-    """
-    order = []
-    stack = [output]
-    while stack:
-        scalar = stack.pop()
-        if scalar.state == _NEW:
-            scalar.state = _OPEN
-            stack.append(scalar)
-            for operand in reversed(scalar.operands):
-                if operand.state == _NEW:
-                    stack.append(operand)
-        elif scalar.state == _OPEN:  # back from its operands
-            scalar.state = _DONE
-            order.append(scalar)
-
-    output.gradient = 1.0
-    for scalar in reversed(order):
-        gradient = scalar.gradient
-        for operand, slope in zip(scalar.operands, scalar.slopes):
-            operand.gradient += slope * gradient
-
-
-def total(terms):
-    """Σ terms, one after the other from 0 (the built-in `sum` compensates its rounding for floats)."""
-    return reduce(add, terms, 0.0)
-
-
-def dot(left, right):
-    """Σ left_i · right_i"""
-    return total(map(mul, left, right))
-
-
-def linear(x, weight):
-    """y_o = Σ weight_oi · x_i"""
-    return [dot(row, x) for row in weight]
-
-
-def rmsnorm(x):
-    """y = x · (mean(x²) + 1e-5)^(-1/2)"""
-    mean_square = dot(x, x) * len(x) ** -1
-    scale = (mean_square + 1e-5) ** -0.5
-    return [value * scale for value in x]
-
-
-def softmax(scores):
-    """p_i = e^(s_i - max s) / Σ e^(s_j - max s); each quotient takes its own power of the sum."""
-    largest = max(score.value for score in scores)
-    exponentials = [(score + -largest).exp() for score in scores]
-    normaliser = total(exponentials)
-    return [exponential * normaliser**-1 for exponential in exponentials]
-
-
-def attend(query, keys, values):
-    """Σ_t softmax(query · key_t / √D)_t · value_t"""
+def attend(query, keys, values, scale=None, slope=None):
+    """Σ_t softmax(query · key_t / √D (· scale) (- slope · distance))_t · value_t"""
     inverse_root = (len(query) ** 0.5) ** -1
-    weights = softmax([dot(query, key) * inverse_root for key in keys])
+    scores = [dot(query, key) * inverse_root for key in keys]
+    if scale is not None:
+        scores = [score * scale for score in scores]
+    if slope is not None:
+        scores = [score + -slope * (len(keys) - 1 - t) for t, score in enumerate(scores)]
+    weights = softmax(scores)
     return [dot(weights, column) for column in zip(*values)]
 
 
-def sigmoid(x):
-    """1 / (1 + e^-x), by an exponential that is at most 1"""
-    if x.value >= 0:
-        return ((x * -1).exp() + 1) ** -1
-    return x.exp() * (x.exp() + 1) ** -1
-
-
-def gelu(x):
-    """The tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³))"""
-    return x * sigmoid((x + x**3 * 0.044715) * (2 * (2 / pi) ** 0.5))
-
-
-ACTIVATIONS = {
-    "relu": Scalar.relu,
-    "relu2": lambda x: x.relu() ** 2,
-    "gelu": gelu,
-    "silu": lambda x: x * sigmoid(x),
-}
+def turned(x, position):
+    """RoPE: each pair (x_i, x_(i + D/2)) turned by the angle position · base^(-2i / D)"""
+    half = len(x) // 2
+    angles = [position * ROPE_BASE ** (-i / half) for i in range(half)]
+    first = [a * cos(t) + b * -sin(t) for a, b, t in zip(x[:half], x[half:], angles)]
+    second = [b * cos(t) + a * sin(t) for a, b, t in zip(x[:half], x[half:], angles)]
+    return first + second
 
 
 def initial_parameters(config, random, std=0.08, zero_init=False):
@@ -156,7 +52,7 @@ def initial_parameters(config, random, std=0.08, zero_init=False):
     ----------
     config : GPTConfig
     random : random.Random
-        One `gauss` is drawn for each parameter, also where it becomes 0.
+        One `gauss` is drawn for each parameter, also where it becomes 0 or starts otherwise.
     std : float
     zero_init : bool
         Matrices that add to the residual stream (attn_wo, mlp_fc2) have standard deviation 0.
@@ -164,12 +60,19 @@ def initial_parameters(config, random, std=0.08, zero_init=False):
     Returns
     -------
     dict of name to list of rows of float
+        A vector is one row. Tied names have the same rows.
     """
     parameters = {}
     for parameter in config.parameters():
-        rows, columns = parameter.shape
+        rows, columns = parameter.rows
+        if parameter.tied_to is not None:
+            parameters[parameter.name] = parameters[parameter.tied_to]
+            continue
         spread = 0 if zero_init and parameter.starts_at_zero else std
-        parameters[parameter.name] = [[random.gauss(0, spread) for _ in range(columns)] for _ in range(rows)]
+        drawn = [[random.gauss(0, spread) for _ in range(columns)] for _ in range(rows)]
+        if parameter.start is not None:
+            drawn = [[parameter.start_of(i, j) for j in range(columns)] for i in range(rows)]
+        parameters[parameter.name] = drawn
     return parameters
 
 
@@ -185,19 +88,27 @@ class ReferenceGPT:
     Attributes
     ----------
     parameters : dict of name to list of rows of float
-        Changed by `adam_step` and `train_steps`.
+        Without the names that are tied to another. Changed by `adam_step` and `train_steps`.
     first_moments, second_moments : dict
         Adam's averages, shaped as `parameters`; zeros to begin with.
     """
 
     def __init__(self, config, parameters):
         self.config = config
-        self.parameters = {name: [list(row) for row in parameters[name]] for name in config.shapes()}
+        self.tied = {p.name: p.tied_to for p in config.parameters() if p.tied_to is not None}
+        self.parameters = {
+            name: [list(row) for row in parameters[name]] for name in config.shapes() if name not in self.tied
+        }
         self.first_moments = self._each(lambda parameter: 0.0)
         self.second_moments = self._each(lambda parameter: 0.0)
 
     def _each(self, function):
         return {name: [[function(p) for p in row] for row in rows] for name, rows in self.parameters.items()}
+
+    def _weights(self):
+        """The parameters as scalars, those that are tied under both names."""
+        weights = self._each(Scalar)
+        return weights | {name: weights[other] for name, other in self.tied.items()}
 
     def _check(self, tokens):
         for token in tokens:
@@ -207,26 +118,60 @@ class ReferenceGPT:
     def _no_past(self):
         return [([], []) for _ in range(self.config.n_layer)]
 
+    def _norm(self, weights, name, x):
+        """rmsnorm, with the gain of this name where there is one"""
+        y = rmsnorm(x)
+        return scaled(y, weights[name][0]) if self.config.norm_gain else y
+
     def _logits(self, weights, token, position, past):
         """Logits that follow `token`, whose key and value join `past`: (keys, values) for each layer."""
-        activation = ACTIVATIONS[self.config.activation]
-        head_dim = self.config.n_embd // self.config.n_head
-        x = rmsnorm(list(map(add, weights["wte"][token], weights["wpe"][position])))
-        for layer, (keys, values) in enumerate(past):
+        config = self.config
+        x = weights["wte"][token]
+        if config.position == "learned":
+            x = added(x, weights["wpe"][position])
+        if config.normalises_embedding:
+            x = self._norm(weights, "embd_norm", x)
+        residual = residual_of(config, weights, x)
+        for layer in range(config.n_layer):
             block = f"layer{layer}."
-            normed = rmsnorm(x)
-            query = linear(normed, weights[block + "attn_wq"])
-            keys.append(linear(normed, weights[block + "attn_wk"]))
-            values.append(linear(normed, weights[block + "attn_wv"]))
-            attended = []
-            for first in range(0, self.config.n_embd, head_dim):
-                head = slice(first, first + head_dim)
-                head_keys, head_values = ([row[head] for row in rows] for rows in (keys, values))
-                attended += attend(query[head], head_keys, head_values)
-            x = list(map(add, linear(attended, weights[block + "attn_wo"]), x))
-            hidden = [activation(h) for h in linear(rmsnorm(x), weights[block + "mlp_fc1"])]
-            x = list(map(add, linear(hidden, weights[block + "mlp_fc2"]), x))
-        return linear(x, weights["lm_head"])
+            normed = self._norm(weights, block + "attn_norm", residual.read(layer, "attn_"))
+            residual.write(
+                layer, "attn_", self._attention(weights, block, normed, token, position, past[layer])
+            )
+            normed = self._norm(weights, block + "mlp_norm", residual.read(layer, "mlp_"))
+            residual.write(layer, "mlp_", self._mlp(weights, block, normed))
+        x = residual.end()
+        if config.final_norm:
+            x = self._norm(weights, "final_norm", x)
+        logits, cap = linear(x, weights["lm_head"]), config.logit_softcap
+        return [tanh(logit * (1 / cap)) * cap for logit in logits] if cap else logits
+
+    def _attention(self, weights, block, x, token, position, past):
+        config, (keys, values) = self.config, past
+        heads = [slice(i, i + config.head_dim) for i in range(0, config.n_embd, config.head_dim)]
+        query, key, value = (linear(x, weights[block + name]) for name in ("attn_wq", "attn_wk", "attn_wv"))
+        if config.qk_norm:
+            query, key = (sum((rmsnorm(row[head]) for head in heads), []) for row in (query, key))
+        if config.position == "rope":
+            query, key = (sum((turned(row[head], position) for head in heads), []) for row in (query, key))
+        if config.value_embedding:
+            value = added(value, weights[block + "attn_ve"][token])
+        keys.append(key)
+        values.append(value)
+        attended = []
+        for h, head in enumerate(heads):
+            head_keys, head_values = ([row[head] for row in rows] for rows in (keys, values))
+            slope = config.slopes[h] if config.slopes else None
+            scale = config.qk_norm_scale if config.qk_norm else None
+            attended += attend(query[head], head_keys, head_values, scale, slope)
+        return linear(attended, weights[block + "attn_wo"])
+
+    def _mlp(self, weights, block, x):
+        activation = ACTIVATIONS[self.config.activation]
+        hidden = [activation(h) for h in linear(x, weights[block + "mlp_fc1"])]
+        if self.config.mlp == "gated":
+            hidden = scaled(hidden, linear(x, weights[block + "mlp_fc3"]))
+        return linear(hidden, weights[block + "mlp_fc2"])
 
     def _loss(self, weights, tokens):
         """Mean over the first block_size positions of -log p(next token)."""
@@ -254,17 +199,17 @@ class ReferenceGPT:
         gradients : dict
             Shaped as `parameters`.
         """
-        weights = self._each(Scalar)
+        weights = self._weights()
         loss = 1 / len(documents) * total([self._loss(weights, tokens) for tokens in documents])
         backpropagate(loss)
         return loss.value, {
-            name: [[weight.gradient for weight in row] for row in rows] for name, rows in weights.items()
+            name: [[weight.gradient for weight in row] for row in weights[name]] for name in self.parameters
         }
 
     def logits(self, tokens):
         """Logits after each of at most block_size `tokens`: a list of rows of float."""
         self._check(tokens)
-        weights, past = self._each(Scalar), self._no_past()
+        weights, past = self._weights(), self._no_past()
         rows = [self._logits(weights, token, position, past) for position, token in enumerate(tokens)]
         return [[logit.value for logit in row] for row in rows]
 
@@ -320,7 +265,7 @@ class ReferenceGPT:
         list of int
             At most block_size tokens, without `bos`.
         """
-        weights, past = self._each(Scalar), self._no_past()
+        weights, past = self._weights(), self._no_past()
         token, sample = bos, []
         for position in range(self.config.block_size):
             logits = self._logits(weights, token, position, past)

@@ -16,8 +16,18 @@ FLOORS = (
     ("model",),
     ("data", "ops", "numba_kernels"),
     ("backends", "workload"),
-    ("reference",),
-    ("native", "config", "locks", "presets", "parameters", "messages", "random_stream"),
+    ("reference", "reference_residual", "scalar"),
+    (
+        "native",
+        "config",
+        "model_config",
+        "checks",
+        "locks",
+        "presets",
+        "parameters",
+        "messages",
+        "random_stream",
+    ),
 )
 ANYWHERE = {""}  # the package itself, of which modules ask the version
 

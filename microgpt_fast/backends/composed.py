@@ -6,8 +6,8 @@ from ..config import ACTIVATIONS
 from ..parameters import runs_by_decay
 from ..random_stream import sampling_weights
 from . import name_of
-
-NORM_EPS = 1e-5
+from .composed_layers import NORM_EPS, Attention, Calls, Mlp, softcap, softcap_backward  # noqa: F401
+from .composed_residual import residual_of
 
 
 class _Batch:
@@ -20,6 +20,26 @@ class _Batch:
         self.positions = (np.arange(self.N) - np.repeat(self.cu_seqlens[:-1], self.lengths)).astype(np.int32)
         rows = np.repeat(np.asarray(starts, np.int64), self.lengths) + self.positions
         self.inputs, self.targets = tokens[rows], tokens[rows + 1]
+
+    def attend(self, calls, layer, qkv):
+        """Attention's output and softmax statistics: every row sees its document up to itself."""
+        return calls.attention(qkv, self)
+
+
+class _Step:
+    """The next token of some streams: `inputs` and `positions` [N], whose keys and values join the caches."""
+
+    def __init__(self, caches, slots, inputs, positions):
+        self.caches, self.slots, self.inputs, self.positions = caches, slots, inputs, positions
+        self.N = len(inputs)
+
+    def attend(self, calls, layer, qkv):
+        """Attention's output: every row sees its stream's cache up to itself."""
+        caches = self.caches[layer]
+        q, k, v = calls.split(qkv)
+        caches[0, self.slots, self.positions], caches[1, self.slots, self.positions] = k, v
+        cached = caches if caches.shape[1] == 1 else (cache[self.slots] for cache in caches)
+        return calls.attention_decode(q, *cached, self.positions + np.int32(1)), None
 
 
 class ComposedEngine:
@@ -47,8 +67,9 @@ class ComposedEngine:
         self.kernels = kernels
         self.config, self.dtype = config, np.dtype(dtype)
         self.activation = ACTIVATIONS.index(config.activation)
-        self.scale = config.head_dim**-0.5
         self.heads = (config.n_head, config.head_dim)
+        self.calls = Calls(kernels, config, self.dtype)
+        self.sublayers = {"attn_": Attention(self.calls), "mlp_": Mlp(self.calls)}
 
     @property
     def path(self):
@@ -80,96 +101,63 @@ class ComposedEngine:
                 bad = text[(text < 0) | (text >= vocab_size)][0]
                 raise IndexError(f"document {document}: token {bad} is not in 0 .. {vocab_size - 1}")
 
-    def _empty(self, *shape):
-        return np.empty(shape, self.dtype)
-
-    def _norm(self, x):
-        y, rstd = np.empty_like(x), self._empty(len(x))
-        self.kernels.rmsnorm_forward(y, rstd, x, None, *x.shape, NORM_EPS)
-        return y, rstd
-
-    def _linear(self, x, w):
-        y = self._empty(len(x), len(w))
-        self.kernels.linear_forward(y, x, w, len(x), *w.T.shape)
-        return y
-
-    def _split(self, qkv):
-        """q, k, v [N, H, D] as views into qkv [N, 3C]"""
-        return [part.reshape(len(qkv), *self.heads) for part in np.split(qkv, 3, axis=1)]
-
     def _forward(self, w, batch):
-        """Logits [N, V] and, for the backward, what each layer computed."""
-        kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
-        N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
-        F = self.config.mlp_width
-        embedded = self._empty(N, C)
-        kernels.embedding_forward(embedded, batch.inputs, batch.positions, w["wte"], w["wpe"], N, C, V, T)
-        x, rstd = self._norm(embedded)
-        saved = [(embedded, rstd)]
-        for layer in range(self.config.n_layer):
-            block = f"layer{layer}."
-            x1 = x
-            y1, rstd1 = self._norm(x1)
-            qkv = self._linear(y1, w[block + "attn_qkv"])
-            o, lse = self._empty(N, *self.heads), self._empty(N, self.config.n_head)
-            kernels.attention_forward(
-                o, lse, *self._split(qkv), C, 3 * C, cu_seqlens, B, *self.heads, self.scale, None
-            )
-            x2 = x1 + self._linear(o.reshape(N, C), w[block + "attn_wo"])
-            y2, rstd2 = self._norm(x2)
-            y, h = self._empty(N, C), self._empty(N, F)
-            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
-            kernels.mlp_forward(y, h, y2, fc1, fc2, N, C, F, self.activation)
-            x = x2 + y
-            saved.append((x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h))
-        saved.append(x)
-        return self._linear(x, w["lm_head"]), saved
+        """Logits [N, V] and, for the backward, a function that takes their gradient through the model."""
+        calls, config = self.calls, self.config
+        embedded = calls.embedding(w, batch)
+        x, rstd = embedded, None
+        if config.normalises_embedding:
+            x, rstd = calls.norm(embedded, w.get("embd_norm"))
+        residual = residual_of(calls, w, x)
+        steps = []
+        for layer in range(config.n_layer):
+            for name, sublayer in self.sublayers.items():
+                x = residual.read(layer, name)
+                normed, of_norm = calls.norm(x, w.get(f"layer{layer}.{name}norm"))
+                y, kept = sublayer.forward(w, layer, normed, batch)
+                residual.write(layer, name, y)
+                steps.append((layer, name, x, of_norm, normed, kept))
+        top = x = residual.end()
+        if config.final_norm:
+            top, of_top = calls.norm(x, w.get("final_norm"))
+        logits = linear = calls.linear(top, w["lm_head"])
+        if config.logit_softcap:
+            logits = softcap(linear, config.logit_softcap)
+
+        def backward(dw, dlogits):
+            if config.logit_softcap:
+                dlogits = softcap_backward(dlogits, logits, config.logit_softcap)
+            dx = calls.linear_backward(dw["lm_head"], dlogits, top, w["lm_head"])
+            if config.final_norm:
+                dx = calls.norm_backward(dw.get("final_norm"), dx, x, w.get("final_norm"), of_top)
+            residual.end_backward(dw, dx)
+            for layer, name, read, of_norm, normed, kept in reversed(steps):
+                dy = residual.write_backward(dw, layer, name)
+                dnormed = self.sublayers[name].backward(w, dw, layer, dy, normed, kept, batch)
+                gain = f"layer{layer}.{name}norm"
+                dread = calls.norm_backward(dw.get(gain), dnormed, read, w.get(gain), of_norm)
+                residual.read_backward(dw, layer, name, dread)
+            dx = residual.begin_backward(dw)
+            if config.normalises_embedding:
+                dx = calls.norm_backward(dw.get("embd_norm"), dx, embedded, w.get("embd_norm"), rstd)
+            calls.embedding_backward(dw, dx, batch)
+
+        return logits, backward
 
     def _losses(self, logits, batch):
         """Each row's log of its sum of exponentials, and each document's mean loss."""
-        losses, lse = self._empty(batch.N), self._empty(batch.N)
+        losses, lse = self.calls.empty(batch.N), self.calls.empty(batch.N)
         self.kernels.cross_entropy_forward(losses, lse, logits, batch.targets, *logits.shape)
         return lse, np.add.reduceat(losses.astype(np.float64), batch.cu_seqlens[:-1]) / batch.lengths
 
     def _backward(self, grads, params, batch):
         """The losses of the documents; grads += the gradient of their mean."""
-        kernels, cu_seqlens, B = self.kernels, batch.cu_seqlens, batch.B
-        w, dw = self._named(params), self._named(grads)
-        N, C, V, T = batch.N, self.config.n_embd, self.config.vocab_size, self.config.block_size
-        F = self.config.mlp_width
-        logits, saved = self._forward(w, batch)
+        logits, backward = self._forward(self._named(params), batch)
         lse, losses = self._losses(logits, batch)
-
-        dlogits, dx = np.empty_like(logits), self._empty(N, C)
         dlosses = np.repeat(1 / (batch.B * batch.lengths), batch.lengths).astype(self.dtype)
-        kernels.cross_entropy_backward(dlogits, dlosses, lse, logits, batch.targets, N, V)
-        kernels.linear_backward(dx, dw["lm_head"], dlogits, saved.pop(), w["lm_head"], N, C, V, False)
-        for layer in reversed(range(self.config.n_layer)):
-            block = f"layer{layer}."
-            x1, y1, rstd1, qkv, o, lse, x2, y2, rstd2, h = saved.pop()
-            fc1, fc2 = block + "mlp_fc1", block + "mlp_fc2"
-            dy2, dh = self._empty(N, C), self._empty(N, F)
-            kernels.mlp_backward(
-                dy2, dw[fc1], dw[fc2], dh, dx, h, y2, w[fc1], w[fc2], N, C, F, self.activation
-            )
-            kernels.rmsnorm_backward(dx, None, dy2, x2, None, rstd2, N, C, True)
-
-            d_o, dqkv, delta = np.empty_like(o), np.empty_like(qkv), np.empty_like(lse)
-            wo, w_qkv = block + "attn_wo", block + "attn_qkv"
-            d_o_rows, o_rows = d_o.reshape(N, C), o.reshape(N, C)
-            kernels.linear_backward(d_o_rows, dw[wo], dx, o_rows, w[wo], N, C, C, False)
-            kernels.attention_backward(
-                *self._split(dqkv), delta, d_o, o, lse, *self._split(qkv), C, 3 * C, cu_seqlens, B,
-                *self.heads, self.scale, None,
-            )  # fmt: skip
-            dy1 = self._empty(N, C)
-            kernels.linear_backward(dy1, dw[w_qkv], dqkv, y1, w[w_qkv], N, C, 3 * C, False)
-            kernels.rmsnorm_backward(dx, None, dy1, x1, None, rstd1, N, C, True)
-        embedded, rstd = saved.pop()
-        dembedded = self._empty(N, C)
-        kernels.rmsnorm_backward(dembedded, None, dx, embedded, None, rstd, N, C, False)
-        dwte, dwpe = dw["wte"], dw["wpe"]
-        kernels.embedding_backward(dwte, dwpe, dembedded, batch.inputs, batch.positions, N, C, V, T)
+        dlogits = np.empty_like(logits)
+        self.kernels.cross_entropy_backward(dlogits, dlosses, lse, logits, batch.targets, *logits.shape)
+        backward(self._named(grads), dlogits)
         return losses
 
     def forward(self, params, tokens, starts, lengths, logits=None):
@@ -297,8 +285,8 @@ class Streams:
         IndexError
             A stream, token or position is out of range.
         """
-        engine, config, w, n = self.engine, self.engine.config, self.weights, len(slots)
-        C, V, T = config.n_embd, config.vocab_size, config.block_size
+        engine, n = self.engine, len(slots)
+        V, T = engine.config.vocab_size, engine.config.block_size
         if not n == len(tokens) == len(positions) == len(set(slots)) or n == 0:
             raise ValueError(
                 f"a step takes one token and position for each of some different streams, not {n} streams "
@@ -310,25 +298,7 @@ class Streams:
                 if not 0 <= value < end:
                     raise IndexError(f"{name} {value} is not in 0 .. {end - 1}")
         slots, tokens, positions = (np.array(values, np.int32) for values in (slots, tokens, positions))
-        x, F = engine._empty(n, C), engine.config.mlp_width
-        engine.kernels.embedding_forward(x, tokens, positions, w["wte"], w["wpe"], n, C, V, T)
-        x, _ = engine._norm(x)
-        for layer, caches in enumerate(self.caches):
-            block = f"layer{layer}."
-            q, k, v = engine._split(engine._linear(engine._norm(x)[0], w[block + "attn_qkv"]))
-            caches[0, slots, positions], caches[1, slots, positions] = k, v
-            k_cache, v_cache = caches if self.size == 1 else (cache[slots] for cache in caches)
-            o, q = np.empty(q.shape, engine.dtype), np.ascontiguousarray(q)
-            lengths = positions + np.int32(1)
-            engine.kernels.attention_decode(
-                o, q, k_cache, v_cache, lengths, n, T, *engine.heads, engine.scale, None
-            )
-            x = x + engine._linear(o.reshape(n, C), w[block + "attn_wo"])
-            y, h = np.empty_like(x), engine._empty(n, F)
-            fc1, fc2 = w[block + "mlp_fc1"], w[block + "mlp_fc2"]
-            engine.kernels.mlp_forward(y, h, engine._norm(x)[0], fc1, fc2, n, C, F, engine.activation)
-            x = x + y
-        return engine._linear(x, w["lm_head"])
+        return engine._forward(self.weights, _Step(self.caches, slots, tokens, positions))[0]
 
     def draw(self, slots, tokens, positions, randoms, temperature):
         """As `step`, but the next tokens, int32 [n]: drawn from randoms[i]; where that is None, -1."""

@@ -11,6 +11,8 @@ def path_of(config, str numerics="fast"):
     Each path says by the configuration alone whether it serves (csrc/serves.h); what one does not serve falls to the next.
     """
     cdef mgf_config c = c_config(config)
+    if config.variations:
+        return None if numerics == "exact" else "composed"
     if numerics == "exact":
         return "exact" if exact_serves(&c) else None
     return "narrow" if micro_serves(&c) else "general" if gpt_serves(&c) else "composed"

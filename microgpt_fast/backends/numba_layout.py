@@ -49,6 +49,7 @@ def known(config):
     qkv = of_layer[names.index(QKV[0]) :][: len(QKV)]
     return (
         config.activation in NAMES
+        and not config.variations
         and not any(p.tied_to or not p.decays for p in (*outside, *of_layer))
         and tuple(p.name for p in qkv) == QKV
         and len({p.shape for p in qkv}) == 1

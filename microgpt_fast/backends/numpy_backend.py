@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from .composed import ComposedEngine
+from .numpy_activations import ACTIVATIONS, BY_CODE  # noqa: F401
 
 HAS_EXACT = False
 
@@ -149,55 +150,16 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
-def _sigmoid(z):
-    """1 / (1 + e^-z), by exponentials that are at most 1"""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e)
-
-
-def _gated(z, slope_of_z):
-    """Value and slope of f(h) = h sigmoid(z(h))."""
-
-    def slope(h):
-        s = _sigmoid(z(h))
-        return s + h * (s * (1 - s)) * slope_of_z(h)
-
-    return lambda h: h * _sigmoid(z(h)), slope
-
-
-GELU_SCALE = 2 * (2 / np.pi) ** 0.5
-
-
-def _gelu_gate(h):
-    # z of gelu's tanh form, h (1 + tanh(z / 2)) / 2; beyond 30 its sigmoid is 0 or 1, and the cube could overflow
-    x = np.clip(h, -30, 30)
-    return GELU_SCALE * (x + 0.044715 * x * x * x)
-
-
-def _gelu_gate_slope(h):
-    return GELU_SCALE * (1 + 3 * 0.044715 * np.clip(h, -30, 30) ** 2)
-
-
-# value f(h) and slope f'(h); an activation's code is its place here and in config.ACTIVATIONS
-ACTIVATIONS = {
-    "relu": (lambda h: np.maximum(h, 0), lambda h: h > 0),
-    "relu2": (lambda h: np.maximum(h, 0) ** 2, lambda h: 2 * np.maximum(h, 0)),
-    "gelu": _gated(_gelu_gate, _gelu_gate_slope),
-    "silu": _gated(lambda h: h, lambda h: 1),
-}
-_BY_CODE = tuple(ACTIVATIONS.values())
-
-
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     h[...] = x @ w1.T
-    value, _ = _BY_CODE[activation]
+    value, _ = BY_CODE[activation]
     y[...] = value(h) @ w2.T
 
 
 def mlp_backward(dx, dw1, dw2, dh, dy, h, x, w1, w2, N, C, F, activation):
     # dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x, dw2 += dy^T f(h)
-    value, slope = _BY_CODE[activation]
+    value, slope = BY_CODE[activation]
     dh[...] = (dy @ w2) * slope(h)
     dx[...] = dh @ w1
     dw1 += dh.T @ x

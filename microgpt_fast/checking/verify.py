@@ -238,7 +238,8 @@ class Verification:
         gradient = np.zeros_like(parameters)
         losses = model.engine.backward(gradient, parameters, corpus.tokens, *batch)
         changed = None
-        if self.dtype == np.float32 and model.config.activation in RECTIFIERS:
+        has_sides = model.config.activation in RECTIFIERS and model.config.mlp == "plain"
+        if self.dtype == np.float32 and has_sides:
             changed = first_changed_side(model.backend, model.config, before[0], corpus.tokens, *batch)
             if changed:
                 self.changed_sides[step + 1] = changed
@@ -374,8 +375,10 @@ def _slices(config):
 
 def _backward_order(names):
     """As the backward pass reaches them: what is wrong first is nearest to the cause."""
-    wte, wpe, lm_head, *layers = names
-    return [lm_head, *reversed(layers), wpe, wte]
+    embeddings = [name for name in ("wpe", "wte", "embd_norm") if name in names]
+    layers = [name for name in names if name.startswith("layer")]
+    top = [name for name in names if name not in (*embeddings, *layers)]
+    return [*top, *reversed(layers), *embeddings]
 
 
 def _row(name, *cells):

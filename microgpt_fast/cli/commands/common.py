@@ -1,8 +1,9 @@
 """What several commands share: options by name, and failures in one line."""
 
+from argparse import BooleanOptionalAction
 from contextlib import contextmanager
 
-from ...config import ACTIVATIONS, UsageError
+from ...config import ACTIVATIONS, HYPER_FORMS, MLPS, POSITIONS, RESIDUALS, UsageError
 from ...messages import file_of, tell
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
@@ -39,6 +40,21 @@ CONSTANTS = {
     "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
     "activation": (str, f"of the feed-forward layers: {', '.join(ACTIVATIONS)}"),
+    "tie_embeddings": (bool, "let wte make the logits too"),
+    "position": (str, f"how attention learns where a token is: {', '.join(POSITIONS)}"),
+    "qk_norm": (bool, "normalise queries and keys"),
+    "qk_norm_scale": (float, "factor of their products, with --qk-norm"),
+    "norm_gain": (bool, "give each rmsnorm a learnable gain"),
+    "final_norm": (bool, "put an rmsnorm before lm_head"),
+    "mlp": (str, f"feed-forward layers: {' or '.join(MLPS)}"),
+    "mlp_hidden": (int, "their width between their matrices"),
+    "logit_softcap": (float, "bend logits to lie within this; 0 for no limit"),
+    "value_embedding": (bool, "add a vector of the token to each layer's values"),
+    "residual": (str, f"what a layer reads of those before it: {', '.join(RESIDUALS)}"),
+    "residual_scalars": (bool, "scale residual stream and embedding before each layer"),
+    "layers_per_block": (int, "layers that are added up, with --residual attention_block"),
+    "n_streams": (int, "streams, with --residual hyper"),
+    "hyper_form": (str, f"their mixing, with --residual hyper: {' or '.join(HYPER_FORMS)}"),
     "dtype": (str, "float64 or float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
@@ -58,6 +74,10 @@ def add_constants(parser, names, default):
     group = parser.add_argument_group(f"constants (default: {default})")
     for name in names:
         kind, text = CONSTANTS[name]
+        if kind is bool:
+            flag = "--" + name.replace("_", "-")
+            group.add_argument(flag, action=BooleanOptionalAction, default=None, dest=name, help=text)
+            continue
         spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
         group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
 

@@ -4,12 +4,13 @@ from contextlib import contextmanager, nullcontext
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
+from ...presets import PRESETS
 from ...workload import cores
 from ..mpi import Processes, communicator_of
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
-PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
+PRESET_NAMES = f"one of {', '.join(PRESETS)} (default: microgpt)"
 
 
 def add_arguments(parser):
