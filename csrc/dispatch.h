@@ -11,11 +11,12 @@ typedef struct {
 } mgf_peak;
 
 typedef struct {
-    const char *name; /* "baseline", "avx2", "avx512" */
+    const char *name; /* "baseline", "avx2", "avx512", "avx512bf16" */
     const mgf_kernels_f32 *f32;
     const mgf_kernels_f64 *f64;
     const mgf_exact *exact;
-    const mgf_peak *peak_f32, *peak_f64;
+    const mgf_mixed *mixed;
+    const mgf_peak *peak_f32, *peak_f64, *peak_mixed; /* of bfloat16 there is no `read` */
 } mgf_instruction_set;
 
 /* Instruction set i, from the plainest to the widest; NULL past the last. */

@@ -18,6 +18,9 @@ static inline int micro_serves(const mgf_config *c) {
     return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16) && is_rectifier(c->activation);
 }
 
+/* mixed/: every model too, where bfloat16 was asked for */
+static inline int mixed_serves(const mgf_config *c) { return c->activation >= 0 && c->activation < MGF_ACTIVATIONS; }
+
 /* gpt/: every model that a configuration can describe */
 static inline int gpt_serves(const mgf_config *c) { return c->activation >= 0 && c->activation < MGF_ACTIVATIONS; }
 

@@ -11,6 +11,7 @@
 #ifndef MGF_GPT_H
 #define MGF_GPT_H
 
+#include "base/blocks.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
@@ -26,14 +27,6 @@ enum {
     HEAD_WORK = 64 * 64 /* scores that make an item of the attention worth handing out */
 };
 
-typedef struct {
-    ptrdiff_t first, rows;
-} row_range;
-
-INLINE ptrdiff_t blocks_of(ptrdiff_t n, ptrdiff_t block) { return (n + block - 1) / block; }
-INLINE row_range block_at(ptrdiff_t item, ptrdiff_t n, ptrdiff_t block) {
-    return (row_range){item * block, min_of(block, n - item * block)};
-}
 /* Rows of the batch are cut into nearly equal blocks: as many for each of several threads, two if there are rows enough, as
  * long as blocks are of a size that still fills tiles. */
 INLINE ptrdiff_t row_block_size(ptrdiff_t N, ptrdiff_t threads) {

@@ -3,6 +3,7 @@
 #define MGF_TRAIN_H
 
 #include "base/denormals.h"
+#include "base/documents.h"
 #include "gpt/model.h"
 #include "gpt/update.h"
 #include "narrow.h"
@@ -14,20 +15,6 @@ static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_
     size_t size = gpt_lay_out(&g, config, N, B, NULL);
     size_t narrow_size = micro_serves(config) ? NARROW.workspace_size(config, N, B) : 0;
     return size > narrow_size ? size : narrow_size;
-}
-
-/* the first document whose length or one of whose tokens is out of range, or -1 */
-static ptrdiff_t first_bad_document(const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t n,
-                                    const mgf_config *c) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        if (lengths[i] < 1 || lengths[i] > c->block_size || starts[i] < 0) return i;
-        const int32_t *document = tokens + starts[i];
-        uint32_t largest = 0; /* a negative token is a large unsigned number */
-        for (ptrdiff_t t = 0; t <= lengths[i]; t++)
-            largest = (uint32_t)document[t] > largest ? (uint32_t)document[t] : largest;
-        if (largest >= (uint64_t)c->vocab_size) return i;
-    }
-    return -1;
 }
 
 /* the documents end to end, each row with its weight 1 / (of n) in the loss, which is the mean over `of` documents */
@@ -97,16 +84,6 @@ static ptrdiff_t gpt_backward(double *losses, real *grads, const real *params, c
     document_losses(&g, losses);
     denormals_restore(mode);
     return -1;
-}
-
-/* A large batch passes in pieces of documents: the activations of more rows would leave the cache before they are read. */
-enum { PIECE_ROWS = 2048 };
-
-/* how many of B documents make the next piece */
-static ptrdiff_t piece_of(const int32_t *lengths, ptrdiff_t B) {
-    ptrdiff_t n = 1;
-    for (ptrdiff_t rows = lengths[0]; n < B && (rows += lengths[n]) <= PIECE_ROWS;) n++;
-    return n;
 }
 
 /* g->grads and the loss of a step's documents */

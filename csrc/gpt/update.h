@@ -4,7 +4,9 @@
 
 #include "kernels/adam.h"
 #include "base/denormals.h"
-#include "gpt/model.h"
+#include "base/blocks.h"
+#include "parameters.h"
+#include "threads.h"
 
 enum {
     ADAM_BLOCK = 16384, /* parameters that make an item */

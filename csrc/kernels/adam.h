@@ -42,13 +42,23 @@ INLINE adam_constants without_decay(adam_constants a) {
     return a;
 }
 
+/* a b + c. What is fused is written out, since compilers choose anew in every copy of the code: a parameter would move
+ * otherwise in a part of the buffer than in the whole. In mixed precision nothing is. */
+INLINE vec multiply_add(vec a, vec b, vec c) {
+#ifdef MGF_MIXED_TABLE
+    return a * b + c;
+#else
+    return fused(a, b, c);
+#endif
+}
+
 /* one vector of parameters after the step, d being the scaled gradient; the moments are replaced */
 INLINE vec adam_moved(vec p, vec *m, vec *v, vec d, const adam_constants *a, const int decays, const int root_by_steps) {
     *m = a->beta1 * *m + a->share * d;
     *v = d * d + a->beta2 * *v;
     if (!root_by_steps) {
         const vec quotient = *m / (vsqrt(*v) + a->epsilon);
-        return decays ? fused(p, a->keep, -(a->rate * quotient)) : fused(-a->rate, quotient, p);
+        return decays ? multiply_add(p, a->keep, -(a->rate * quotient)) : multiply_add(-a->rate, quotient, p);
     }
     if (decays) p *= a->keep;
     const vec factor = splat(ROOT_FACTOR);

@@ -11,7 +11,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .cython_tables cimport (
-    MGF_ABI_VERSION, mgf_adam, mgf_api, mgf_config, mgf_exact, mgf_kernels_f32, mgf_kernels_f64, mgf_pool, mgf_random
+    MGF_ABI_VERSION, mgf_adam, mgf_api, mgf_config, mgf_exact, mgf_kernels_f32, mgf_kernels_f64, mgf_mixed, mgf_pool,
+    mgf_random
 )
 
 import os
@@ -32,8 +33,10 @@ cdef extern from "dispatch.h" nogil:
         const mgf_kernels_f32 *f32
         const mgf_kernels_f64 *f64
         const mgf_exact *exact
+        const mgf_mixed *mixed
         const mgf_peak *peak_f32
         const mgf_peak *peak_f64
+        const mgf_peak *peak_mixed
     const mgf_instruction_set *mgf_instruction_set_at(int i)
     int mgf_supported(int i)
     const char *mgf_cpu_feature(int i, int *present)
@@ -41,6 +44,7 @@ cdef extern from "dispatch.h" nogil:
 cdef extern from "serves.h" nogil:
     bint exact_serves(const mgf_config *config)
     bint micro_serves(const mgf_config *config)
+    bint mixed_serves(const mgf_config *config)
     bint gpt_serves(const mgf_config *config)
 
 cdef extern from "parameters.h" nogil:
@@ -70,6 +74,7 @@ cdef extern from "random.h" nogil:
     Py_ssize_t mgf_random_choice(mgf_random *r, const double *weights, Py_ssize_t n)
 
 HAS_EXACT = True
+HAS_MIXED = True
 ISA_VARIABLE = "MICROGPT_FAST_ISA"
 
 
@@ -132,6 +137,7 @@ def use_isa(name):
     active = find_isa(name)
     f32, f64 = active.f32, active.f64
     api.isa, api.f32, api.f64, api.exact = active.name, f32, f64, active.exact
+    api.mixed = active.mixed
 
 
 def isa_reason():
@@ -160,15 +166,17 @@ def measure_peak(dtype, isa=None, double seconds=0.05):
 
     Parameters
     ----------
-    dtype : numpy dtype
-        float32 or float64.
+    dtype : numpy dtype or "bfloat16"
+        float32, float64, or bfloat16, whose products are summed in float32.
     isa : str, optional
         An instruction set of `isas()`; None is the one in use.
     seconds : float
         How long to try.
     """
     cdef const mgf_instruction_set *chosen = find_isa(isa)
-    cdef const mgf_peak *peak = chosen.peak_f32 if np.dtype(dtype) == np.float32 else chosen.peak_f64
+    cdef const mgf_peak *peak = chosen.peak_mixed
+    if dtype != "bfloat16":
+        peak = chosen.peak_f32 if np.dtype(dtype) == np.float32 else chosen.peak_f64
     cdef double operations, best = 0
     end = perf_counter() + seconds
     while best == 0 or perf_counter() < end:
@@ -234,6 +242,7 @@ cdef bint is_single(object array) except -1:
 
 cdef struct engine_tables:  # of an engine: one of them is not NULL
     const mgf_exact *exact
+    const mgf_mixed *mixed
     const mgf_kernels_f32 *f32
     const mgf_kernels_f64 *f64
 

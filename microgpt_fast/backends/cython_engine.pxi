@@ -9,8 +9,9 @@ cdef class Engine:
     Parameters
     ----------
     config : GPTConfig
-    dtype : numpy dtype
-        float32 or float64.
+    dtype : numpy dtype or "bfloat16"
+        float32 or float64; bfloat16 is that of the operands of all products, while parameters, gradients, moments and
+        logits are float32.
     numerics : {"fast", "exact"}
         "exact" keeps the scalar original's order of operations: float64, one document a step, one thread.
     threads : int
@@ -36,15 +37,16 @@ cdef class Engine:
     cdef readonly str path
 
     def __init__(self, config, dtype, str numerics="fast", int threads=1):
-        self.dtype = np.dtype(dtype)
+        cdef bint mixed = isinstance(dtype, str) and dtype == "bfloat16"
+        self.dtype = np.dtype(np.float32 if mixed else dtype)
         self.numerics = numerics
         if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype is float32 or float64, not {self.dtype}")
+            raise ValueError(f"dtype is float32, float64 or bfloat16, not {dtype}")
         if numerics not in ("fast", "exact"):
             raise ValueError(f"numerics is 'fast' or 'exact', not {numerics!r}")
         if numerics == "exact" and self.dtype != np.float64:
-            raise ValueError(f"exact numerics are float64's; dtype is {self.dtype}")
-        self.path = path_of(config, numerics)
+            raise ValueError(f"exact numerics are float64's; dtype is {dtype}")
+        self.path = path_of(config, numerics, dtype)
         if self.path in (None, "composed"):
             raise ValueError(f"the compiled {numerics} model does not serve this configuration: {config}")
         self.config = c_config(config)
@@ -52,6 +54,8 @@ cdef class Engine:
         self.isa = active_isa()
         if numerics == "exact":
             self.tables.exact = active.exact
+        elif mixed:
+            self.tables.mixed = active.mixed
         elif self.dtype == np.float32:
             self.tables.f32 = f32
         else:
@@ -68,7 +72,7 @@ cdef class Engine:
         mgf_pool_destroy(self.pool)
 
     cdef int kind(self):
-        return REAL32 if self.tables.f32 != NULL else REAL64
+        return REAL64 if self.tables.f64 != NULL or self.tables.exact != NULL else REAL32
 
     cdef Workspace begin(self, Py_ssize_t rows=0, Py_ssize_t documents=0):
         """A workspace for batches up to this size, with the pool if that is free; give it back by `end`."""

@@ -5,12 +5,15 @@ cdef mgf_config c_config(config):
                       _ACTIVATIONS.index(config.activation))
 
 
-def path_of(config, str numerics="fast"):
-    """The path that computes a model: "narrow", "general" or "composed"; with exact numerics "exact", or None.
+def path_of(config, str numerics="fast", dtype=None):
+    """The path that computes a model: "narrow", "general" or "composed"; with exact numerics "exact", or None; in bfloat16
+    "mixed", or None.
 
     Each path says by the configuration alone whether it serves (csrc/serves.h); what one does not serve falls to the next.
     """
     cdef mgf_config c = c_config(config)
+    if dtype is not None and dtype == "bfloat16":
+        return "mixed" if mixed_serves(&c) and numerics == "fast" and not config.variations else None
     if config.variations:
         return None if numerics == "exact" else "composed"
     if numerics == "exact":

@@ -40,9 +40,11 @@ typedef struct {
 /* The list's macros are the includer's only while it is read: names of yours come back after it. */
 #pragma push_macro("KERNEL")
 #pragma push_macro("MGF_MODEL")
+#pragma push_macro("MGF_FAST")
 #pragma push_macro("real")
 #undef KERNEL
 #undef MGF_MODEL
+#undef MGF_FAST
 #undef real
 #define KERNEL(result, name, arguments) result(*name) arguments;
 #define real float
@@ -63,8 +65,18 @@ typedef struct {
 #include "microgpt_fast_kernels.h"
 } mgf_exact;
 #undef real
+
+/* The whole model in mixed precision: parameters, gradients, moments and sums are float32, operands of products bfloat16. */
+#define MGF_MODEL(result, name, arguments) result(*name) arguments;
+#define MGF_FAST(result, name, arguments) result(*name) arguments;
+#define real float
+typedef struct {
+#include "microgpt_fast_kernels.h"
+} mgf_mixed;
+#undef real
 #undef KERNEL
 #pragma pop_macro("real")
+#pragma pop_macro("MGF_FAST")
 #pragma pop_macro("MGF_MODEL")
 #pragma pop_macro("KERNEL")
 
@@ -81,7 +93,7 @@ typedef struct {
     int32_t abi_version;
     uint32_t size;       /* sizeof(mgf_api) of the library */
     uint32_t table_size; /* sizeof(mgf_kernels_f32) of the library */
-    const char *isa;     /* "baseline", "avx2", "avx512" */
+    const char *isa;     /* "baseline", "avx2", "avx512", "avx512bf16" */
     const mgf_kernels_f32 *f32;
     const mgf_kernels_f64 *f64;
     const mgf_exact *exact;
@@ -90,6 +102,7 @@ typedef struct {
     void (*pool_destroy)(mgf_pool *pool);
     /* the state of random.seed(n) for n = sum over i of digits[i] 2^(32 i) */
     void (*random_seed)(mgf_random *random, const uint32_t *digits, ptrdiff_t count);
+    const mgf_mixed *mixed;
 } mgf_api;
 
 /* For those who include Python.h before: the API, or NULL with a Python exception set (ImportError where the installed

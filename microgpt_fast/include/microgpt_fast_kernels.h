@@ -88,7 +88,9 @@ MGF_MODEL(ptrdiff_t, gpt_generate, (int32_t *sample, mgf_random *random, const r
 #undef MGF_MODEL
 
 /* In fast numerics alone (not in mgf_exact). */
+#ifndef MGF_FAST
 #define MGF_FAST KERNEL
+#endif
 /* adamw_step for gradients that gpt_backward has added up over `divisor` batches, clipped; then grads = 0.
  * norm = |grads| / divisor,  g = grads / divisor * (max_norm / norm where norm > max_norm > 0, else 1)
  * Returns norm; 0 where max_norm is 0. The bits do not depend on the number of threads. */

@@ -17,6 +17,7 @@ INCLUDE = ["microgpt_fast/include", "csrc"]
 COMMON = ["-std=gnu11", "-O3", "-fvisibility=hidden"]
 FAST = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]
+MIXED = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 MODULE = ["-O1"]  # it only checks and passes on
 MODULE_SOONER = ["-O0"]  # where few instruction sets are built, to try something
 
@@ -36,6 +37,10 @@ FEATURES = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     FEATURES["avx2"] = ["avx2", "fma"]
     FEATURES["avx512"] = ["avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"]
+    FEATURES["avx512bf16"] = [*FEATURES["avx512"], "avx512bf16"]
+
+# Where an instruction set brings the kernels of float32 and float64 nothing, it takes those of another.
+KERNELS_OF = {"avx512bf16": "avx512"}
 
 
 class Unit(NamedTuple):
@@ -50,12 +55,18 @@ class Unit(NamedTuple):
 def flags_of(isa):
     """What compiles for an instruction set."""
     flags = [f"-m{feature}" for feature in FEATURES[isa]]
-    return [*flags, "-mprefer-vector-width=512"] if isa == "avx512" else flags
+    return [*flags, "-mprefer-vector-width=512"] if isa.startswith("avx512") else flags
+
+
+def kernels_of(isa):
+    """The instruction set whose kernels of float32 and float64 this one takes."""
+    return KERNELS_OF.get(isa, isa)
 
 
 def core_units(isas=tuple(FEATURES)):
     """Every unit of the C core with these instruction sets, those that take the longest first."""
-    for isa in reversed(isas):
+    compiled = tuple(dict.fromkeys(kernels_of(isa) for isa in isas))
+    for isa in reversed(compiled):
         flags = flags_of(isa)
         if isa == "baseline" and "avx2" in FEATURES:
             flags = ["-O2"]  # compiles sooner, and runs as fast as -O3's
@@ -63,13 +74,16 @@ def core_units(isas=tuple(FEATURES)):
             macros = [("REAL_BITS", str(bits)), ("MGF_TABLE", f"mgf_f{bits}_{isa}")]
             for source in ("csrc/narrow.c", "csrc/variant.c"):
                 yield Unit(source, f"{isa}_f{bits}", macros, FAST + flags)
-    for isa in isas:
+    for isa in reversed(isas):
+        macros = [("REAL_BITS", "32"), ("MGF_MIXED_TABLE", f"mgf_mixed_{isa}")]
+        yield Unit("csrc/mixed.c", f"{isa}_mixed", macros, MIXED + flags_of(isa))
+    for isa in compiled:
         yield Unit(
             "csrc/exact.c", f"{isa}_exact", [("MGF_EXACT_TABLE", f"mgf_exact_{isa}")], EXACT + flags_of(isa)
         )
     yield Unit("csrc/random.c", "common", [], EXACT)
     yield Unit("csrc/threads.c", "common")
-    yield Unit("csrc/dispatch.c", "common", [("MGF_ISAS(X)", " ".join(f"X({isa})" for isa in isas))])
+    yield Unit("csrc/dispatch.c", "common", [("MGF_ISAS(X)", " ".join(f"X({isa}, {kernels_of(isa)})" for isa in isas))])
 
 
 def made_from(depfile):

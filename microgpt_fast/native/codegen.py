@@ -39,6 +39,7 @@ API_TAIL = """
         mgf_pool *(*pool_create)(int threads) noexcept nogil
         void (*pool_destroy)(mgf_pool *pool) noexcept nogil
         void (*random_seed)(mgf_random *random, const uint32_t *digits, Py_ssize_t count) noexcept nogil
+        const mgf_mixed *mixed
 """
 
 
@@ -63,6 +64,7 @@ def tables(signatures):
     for suffix, real in DTYPES:
         lines += _table(f"mgf_kernels_{suffix}", signatures, real)
     lines += _table("mgf_exact", [s for s in signatures if s.is_exact], "double")
+    lines += _table("mgf_mixed", [s for s in signatures if s.is_model], "float")
     return "\n".join(lines) + API_TAIL
 
 
@@ -115,7 +117,7 @@ def python_function(s):
 
 
 def model_function(s):
-    """The function of one gpt_* function that takes exact numerics, float32 or float64 as an engine's tables say."""
+    """The function of one gpt_* function, as an engine's tables say: exact, in mixed precision, float32 or float64."""
     arguments = ", ".join(
         f"{cython_type(a.ctype, 'void')} {a.name}"
         if a.base == "real"
@@ -127,7 +129,7 @@ def model_function(s):
         f"cdef {cython_type(s.result, 'double')} {s.name}(const engine_tables *t, {arguments}) noexcept nogil:"
     ]
     choices = [("exact", "double")] if s.is_exact else []
-    for table, real in [*choices, ("f32", "float"), ("f64", "double")]:
+    for table, real in [*choices, ("mixed", "float"), ("f32", "float"), ("f64", "double")]:
         passed = ", ".join(
             f"<{cython_type(a.ctype, real)}> {a.name}" if a.base == "real" else a.name for a in s.arguments
         )

@@ -45,8 +45,9 @@ def compile_core(command, bits, sources, include):
         caches = {
             name: os.path.join(work, "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
         }
+        macros = [f"-DREAL_BITS={bits}", "-DMGF_TABLE=core"]
         run = subprocess.run(
-            [*command, *FLAGS, f"-DREAL_BITS={bits}", "-DMGF_TABLE=core", "-I", include, "-I", sources, *units, "-o", out],
+            [*command, *FLAGS, *macros, "-I", include, "-I", sources, *units, "-o", out],
             capture_output=True, text=True, errors="replace", env={**os.environ, **caches},
         )  # fmt: skip
         if run.returncode:
