@@ -6,8 +6,6 @@
 
 #include "mixed/layout.h"
 
-#define RMS_EPS 1e-5f
-
 /* where two rows go: their first elements, and their pairs */
 typedef struct {
     bfloat16 *even, *odd;
@@ -25,7 +23,7 @@ INLINE void store_forms(both_forms to, ptrdiff_t c, vec even, vec odd) {
 
 /* rms(x) = x rstd,  rstd = (mean(x^2) + eps)^(-1/2); C of the n padded elements count */
 INLINE vec rstd_of(const float *x, ptrdiff_t n, ptrdiff_t C) {
-    return splat(1) / vsqrt(dot_in_lanes(x, x, n) / splat((float)C) + splat(RMS_EPS));
+    return splat(1) / vsqrt(dot_in_lanes(x, x, n) / splat((float)C) + splat((float)RMS_EPS));
 }
 static void normalise_two(both_forms to, float *rstd, const float *x, ptrdiff_t n, ptrdiff_t C) {
     const vec even = rstd_of(x, n, C), odd = rstd_of(x + n, n, C);
