@@ -24,6 +24,7 @@
  */
 #include <string.h>
 
+#include "base/documents.h"
 #include "exact/adam.h"
 #include "exact/layers.h"
 #include "random.h"
@@ -160,19 +161,6 @@ static double document_backward(model *g, const int32_t *tokens) {
     return loss;
 }
 
-/* -1, or the first document with a token or length out of range */
-static ptrdiff_t first_bad(const int32_t *tokens, const int64_t *starts, const int32_t *lengths, ptrdiff_t count,
-                           const mgf_config *config) {
-    for (ptrdiff_t i = 0; i < count; i++) {
-        if (lengths[i] < 1 || lengths[i] > config->block_size) return i;
-        for (int32_t t = 0; t <= lengths[i]; t++) {
-            int32_t token = tokens[starts[i] + t];
-            if (token < 0 || token >= config->vocab_size) return i;
-        }
-    }
-    return -1;
-}
-
 static size_t gpt_workspace_size(const mgf_config *config, ptrdiff_t N, ptrdiff_t B, const mgf_pool *pool) {
     (void)B, (void)pool;
     model g;
@@ -183,7 +171,7 @@ static ptrdiff_t gpt_forward(double *losses, double *logits, const double *param
                              const int64_t *starts, const int32_t *lengths, ptrdiff_t B, const mgf_config *config,
                              void *memory, mgf_pool *pool) {
     (void)pool;
-    ptrdiff_t bad = first_bad(tokens, starts, lengths, B, config);
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, B, config);
     if (bad >= 0) return bad;
     model g;
     lay_out(&g, config, lengths[0], memory);
@@ -196,7 +184,7 @@ static ptrdiff_t gpt_backward(double *losses, double *grads, const double *param
                               const int64_t *starts, const int32_t *lengths, ptrdiff_t B, const mgf_config *config,
                               void *memory, mgf_pool *pool) {
     (void)pool;
-    ptrdiff_t bad = first_bad(tokens, starts, lengths, B, config);
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, B, config);
     if (bad >= 0) return bad;
     model g;
     lay_out(&g, config, lengths[0], memory);
@@ -213,7 +201,7 @@ static ptrdiff_t gpt_train_steps(double *losses, double *params, double *m, doub
                                  const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *memory,
                                  mgf_pool *pool) {
     (void)pool;
-    ptrdiff_t bad = first_bad(tokens, starts, lengths, k * B, config);
+    ptrdiff_t bad = first_bad_document(tokens, starts, lengths, k * B, config);
     if (bad >= 0) return bad;
     for (ptrdiff_t i = 0; i < k; i++) {
         model g;

@@ -55,13 +55,26 @@ def imports(name, path):
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or not node.level or node in unseen:
+        if node in unseen:
             continue
-        base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
-        base = ".".join(part for part in base if part)
-        for alias in node.names:
-            longer = f"{base}.{alias.name}".strip(".")
-            yield longer if longer in MODULES else base
+        if isinstance(node, ast.Import):
+            yield from filter(None, (_absolute(alias.name) for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node.module)
+            if node.level:
+                parts = package[: len(package) - node.level + 1] + (node.module or "").split(".")
+                base = ".".join(part for part in parts if part)
+            if base is None:
+                continue
+            for alias in node.names:
+                longer = f"{base}.{alias.name}".strip(".")
+                yield longer if longer in MODULES else base
+
+
+def _absolute(name):
+    """The name within the package, or None for other packages."""
+    first, _, rest = (name or "").partition(".")
+    return rest if first == microgpt_fast.__name__ else None
 
 
 def floor(name):
@@ -122,6 +135,14 @@ def test_no_imports_run_in_a_circle():
 def test_an_import_that_runs_up_is_found():
     assert upward({"config": {"cli.output"}, "cli": {"config"}}) == ["config imports cli.output"]
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c"]
+
+
+def test_absolute_imports_are_seen(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "import microgpt_fast.cli\nfrom microgpt_fast.cli.output import Stdout\nimport numpy.linalg\n"
+    )
+    assert set(imports("config", path)) == {"cli", "cli.output"}
 
 
 def test_no_folder_hides_a_public_function():

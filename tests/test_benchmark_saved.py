@@ -74,6 +74,11 @@ def change(path, change):
     path.write_text(json.dumps(content))
 
 
+def test_a_saved_run_may_lie_in_the_folder_at_hand(run, now, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("--job", "a", "--save", "x.json")[0] == 0 and saved.read("x.json")
+
+
 def test_a_saved_run_says_how_it_came_about(path):
     content = json.loads(path.read_text())
     assert content == saved.read(path)

@@ -6,6 +6,8 @@ import pytest
 
 import microgpt_fast as mg
 from microgpt_fast import backends, cli
+from microgpt_fast.cli import parse
+from microgpt_fast.cli.commands import info
 from microgpt_fast.config import GPTConfig
 
 NAMES = ["anna", "bob", "hannah"]
@@ -41,6 +43,10 @@ def test_engines_models_and_trainers_tell_their_path(compiled):
     assert mg.Trainer(NAMES, num_steps=1, numerics="fast").path == "narrow"
     assert mg.Trainer(NAMES, num_steps=1, dtype="float32", n_embd=64).path == "general"
     assert mg.Trainer(NAMES, num_steps=1, backend="numpy").model.path == "composed"
+    for option in ({"grad_clip": 1}, {"gradient_accumulation_steps": 2}, {"shards": 1}):
+        assert mg.Trainer(NAMES, num_steps=1, numerics="fast", **option).path == "general"
+        parsed = parse(["info", *(f"--{name}={value}" for name, value in option.items()), "--numerics=fast"])
+        assert info.path(parsed) == "general"
     assert compiled.Engine(GPTConfig(27, n_embd=64), "float32").path == "general"
 
 

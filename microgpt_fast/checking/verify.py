@@ -14,12 +14,14 @@ import numpy as np
 from ..backends import name_of
 from ..config import UsageError
 from ..data.load import BUILTIN
+from ..parameters import products
 from ..reference import ReferenceGPT, initial_parameters
 from ..training.trainer import Trainer
 from .differences import Difference, difference, ordered
 from .relu_sides import RECTIFIERS, first_changed_side
 
 FLOOR = 0.01
+MOST_PRODUCTS = 10**7  # of scalars in a document: they take some gigabytes, and minutes for a step
 PRINTED_STEPS = 1000  # beyond these the rounding of fast numerics begins to show
 PARTS = ("gradient", "first moment", "second moment", "parameters")
 
@@ -118,6 +120,13 @@ class Verification:
         self.train, self.model = self.trainer.config, self.trainer.model
         if self.train.num_steps < 1:
             raise UsageError("nothing to compare: num_steps must be at least 1")
+        tokens = self.trainer.batches.longest
+        count = products(self.model.config) * tokens
+        if count > MOST_PRODUCTS:
+            raise UsageError(
+                f"verify computes with single scalars, and a document of {tokens} tokens would take {count:,} products "
+                f"in this model, more than {MOST_PRODUCTS:,}: choose a smaller n_layer, n_embd or block_size"
+            )
         self.count = min(compare_steps, self.train.num_steps)
         self.dtype = self.model.parameters.dtype
         self.is_exact = self.model.numerics == "exact"

@@ -34,12 +34,12 @@ KERNEL(void, attention_forward, (real *o, real *lse, const real *q, const real *
  * dq_i = scale * sum_j ds[i, j] k_j,  dk_j = scale * sum_i ds[i, j] q_i,  dv_j = sum_i p[i, j] do_i
  * dq, dk, dv as q, k, v; do as o; delta [N, H] */
 KERNEL(void, attention_backward, (real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse, const real *q, const real *k, const real *v, ptrdiff_t ld_o, ptrdiff_t ld_qkv, const int32_t *cu_seqlens, ptrdiff_t B, ptrdiff_t H, ptrdiff_t D, double scale, const real *slopes))
-/* one query a stream against a cache of its lengths[b] first keys and values: o, q [B, H, D]; caches [B, T_max, H, D] */
+/* one query for each of B streams against a cache of its lengths[b] first keys and values: o, q [B, H, D]; caches [B, T_max, H, D] */
 KERNEL(void, attention_decode, (real *o, const real *q, const real *k_cache, const real *v_cache, const int32_t *lengths, ptrdiff_t B, ptrdiff_t T_max, ptrdiff_t H, ptrdiff_t D, double scale, const real *slopes))
 
-/* h = x w1^T,  a = f(h),  y = a w2^T          y, x [N, C]; h [N, F]; w1 [F, C]; w2 [C, F]; f = max(., 0) or its square */
+/* h = x w1^T,  a = f(h),  y = a w2^T          y, x [N, C]; h [N, F]; w1 [F, C]; w2 [C, F]; f is the activation */
 KERNEL(void, mlp_forward, (real *y, real *h, const real *x, const real *w1, const real *w2, ptrdiff_t N, ptrdiff_t C, ptrdiff_t F, int activation))
-/* dh = (dy w2) f'(h),  dx = dh w1,  dw1 += dh^T x,  dw2 += dy^T f(h)          dh [N, F]; f'(0) = 0 */
+/* dh = (dy w2) f'(h),  dx = dh w1,  dw1 += dh^T x,  dw2 += dy^T f(h)          dh [N, F]; of relu, f'(0) = 0 */
 KERNEL(void, mlp_backward, (real *dx, real *dw1, real *dw2, real *dh, const real *dy, const real *h, const real *x, const real *w1, const real *w2, ptrdiff_t N, ptrdiff_t C, ptrdiff_t F, int activation))
 
 /* losses_i = lse_i - logits[i, targets[i]],  lse_i = log sum_j exp logits[i, j]          logits [N, V]; losses, lse [N]

@@ -33,7 +33,7 @@ def mlp_forward(x, w1, w2, *, activation="relu", out=None, backend="auto"):
 
 
 def mlp_backward(dy, h, x, w1, w2, *, activation="relu", out=None, backend="auto"):
-    """dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x and dw2 += dy^T f(h), with f'(0) = 0.
+    """dh = (dy w2) f'(h), dx = dh w1, dw1 += dh^T x and dw2 += dy^T f(h); for relu, f'(0) = 0.
 
     Parameters
     ----------

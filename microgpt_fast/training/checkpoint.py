@@ -227,7 +227,7 @@ def replace_file(path, content):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    _sync_folder(os.path.dirname(path))
+    _sync_folder(os.path.dirname(path) or os.curdir)
 
 
 def _checksum(metadata, parameters, arrays):

@@ -154,8 +154,9 @@ class Trainer:
 
     @property
     def path(self) -> str:
-        """What computes the steps: see `GPT.path`."""
-        return self.model.path
+        """What computes the steps: see `GPT.path`. The narrow path has no gradient that it could clip or add up."""
+        has_gradient = self._sharded or not self._is_simple
+        return "general" if has_gradient and self.model.path == "narrow" else self.model.path
 
     @property
     def order(self) -> NDArray[np.int64] | None:

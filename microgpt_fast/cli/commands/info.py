@@ -6,7 +6,11 @@ from ... import __version__
 from ...config import DTYPES, MODEL_OPTIONS
 from .common import add_constants
 
-PATH_OPTIONS = (*MODEL_OPTIONS, "batch_size", "dtype", "numerics", "backend")  # what the path depends on
+# what the path depends on
+PATH_OPTIONS = (
+    *MODEL_OPTIONS, "batch_size", "gradient_accumulation_steps", "grad_clip", "weight_decay", "shards", "dtype",
+    "numerics", "backend",
+)  # fmt: skip
 
 
 def add_arguments(parser):
@@ -56,11 +60,13 @@ def path(options):
     given = {name: value for name in PATH_OPTIONS if (value := getattr(options, name)) is not None}
     make_model_config, config = resolve(options.preset, **given)
     backend, model_config = load(config.backend), make_model_config(1)
-    is_plain = config.gradient_accumulation_steps == 1 and not (config.grad_clip or config.weight_decay)
+    has_gradient = config.gradient_accumulation_steps > 1 or config.grad_clip or config.shards
+    is_plain = not (has_gradient or config.weight_decay)
     numerics, _ = resolve_numerics(
         config.numerics, config.dtype, config.batch_size, backend, model_config, is_plain
     )
-    return backend.path_of(model_config, numerics)
+    name = backend.path_of(model_config, numerics)
+    return "general" if has_gradient and name == "narrow" else name  # see `Trainer.path`
 
 
 def report_lines(report, indent=""):
