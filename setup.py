@@ -72,7 +72,9 @@ class build_core(build_ext):
         def compile_module():
             from Cython.Build import cythonize
 
-            [module] = cythonize([ext], compiler_directives={"language_level": 3})
+            [module] = cythonize(
+                [ext], compiler_directives={"language_level": 3, "show_performance_hints": False}
+            )
             flags = build.MODULE if len(self.isas) == len(build.FEATURES) else build.MODULE_SOONER
             return compile_unit(build.Unit(module.sources[0], "module", [], flags))
 

@@ -1,4 +1,4 @@
-"""The bench's jobs in JAX: the whole step compiled, several steps a call where a step is short."""
+"""The bench's jobs in JAX: the whole step compiled, several steps per call where a step is short."""
 
 from functools import partial
 
@@ -19,15 +19,15 @@ class JaxProgram:
         zeros = {name: jax.numpy.zeros_like(value) for name, value in weights.items()}
         self.state = (weights, zeros, {name: value.copy() for name, value in zeros.items()}, 0)
         *self.batches, longest = padded_batches(job, dtype)
-        self.steps_a_call = SCANNED if job.operations(longest) < SHORT_STEP else 1
+        self.steps_per_call = SCANNED if job.operations(longest) < SHORT_STEP else 1
         self.steps = jax.jit(
             partial(steps, config=job.config, learning_rate=job.learning_rate), donate_argnums=0
         )
         self.step = 0
 
     def train(self):
-        chosen = np.arange(self.step, self.step + self.steps_a_call) % len(self.batches[0])
-        self.step += self.steps_a_call
+        chosen = np.arange(self.step, self.step + self.steps_per_call) % len(self.batches[0])
+        self.step += self.steps_per_call
         self.state, losses = self.steps(self.state, tuple(x[chosen] for x in self.batches))
         return losses.block_until_ready().tolist()
 

@@ -24,7 +24,7 @@ def serve(module, make):
     module : str
         The framework.
     make : function of (job, dtype, threads)
-        Returns an object with `name`; `steps_a_call`; and `train()`, which does that many steps, from the
+        Returns an object with `name`; `steps_per_call`; and `train()`, which does that many steps, from the
         first on, and returns their losses once they are done.
     """
     request = json.loads(sys.argv[1])
@@ -48,7 +48,7 @@ def serve(module, make):
             program.train()
             elapsed = perf_counter() - begin
             spent += elapsed
-            seconds.append(elapsed / program.steps_a_call)
+            seconds.append(elapsed / program.steps_per_call)
         answer(seconds=seconds, peak_rss_mb=peak_memory_mb())
 
 

@@ -9,7 +9,7 @@ from peer import padded_batches, serve, tensors
 class TorchProgram:
     """One step a call: eager PyTorch returns to Python after every operation anyway."""
 
-    steps_a_call = 1
+    steps_per_call = 1
 
     def __init__(self, job, dtype, threads):
         import torch

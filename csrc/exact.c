@@ -1,5 +1,5 @@
 /* The float64 model in the scalar original's own order of operations: losses, gradients, parameters and
- * samples are equal bit for bit, for any shape of model, one document a step.
+ * samples are equal bit for bit, for any shape of model, one document per step.
  *
  * Compile apart, with -ffp-contract=off -fno-builtin: every product is rounded, and exp, log and pow are the
  * C library's, as Python calls them. MGF_EXACT_TABLE names the table of functions that this instruction set's
@@ -17,7 +17,7 @@
  * 0 changes nothing: idle lanes and masked terms may carry zeros. Where a term is NaN or infinity that is not so: then
  * NaN reaches the loss, or the embedding's gradient, and the document is computed again without masked terms.
  *
- * Layout. Lanes are positions: an activation of C features is a matrix [C, T], with T >= n positions a row.
+ * Layout. Lanes are positions: an activation of C features is a matrix [C, T], with T >= n positions per row.
  * No order depends on the position except one at position 0, so each lane does what the original does at its
  * position, and weights are used as they lie. Sums over positions (gradients of weights, keys and values)
  * have their lanes along the other axis.

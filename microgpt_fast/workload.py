@@ -8,7 +8,7 @@ from .config import GPTConfig, UsageError
 from .parameters import products
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # which CPUs share a core, in Linux
-OPERATIONS_A_THREAD = 500_000_000  # per step: what pays even between distant cores (docs/performance.md)
+OPERATIONS_PER_THREAD = 500_000_000  # per step: what pays even between distant cores (docs/performance.md)
 OPERATIONS_TO_SHARE = 2_000_000  # per step: with fewer, more threads are not even tried
 
 
@@ -29,7 +29,7 @@ def check_memory(model_config, train_config, longest):
         )
 
 
-def operations_a_token(model_config, longest):
+def operations_per_token(model_config, longest):
     """Floating-point operations of forward and backward per token of a sequence of `longest` tokens."""
     return operations(model_config, 1) + 6 * model_config.n_layer * model_config.n_embd * longest
 
@@ -49,7 +49,7 @@ def default_threads(config: GPTConfig, tokens: int) -> int:
     -------
     threads : int
     """
-    busy = operations(config, tokens) // OPERATIONS_A_THREAD
+    busy = operations(config, tokens) // OPERATIONS_PER_THREAD
     return 1 if busy <= 1 else min(busy, cores())
 
 

@@ -109,10 +109,10 @@ def test_ratios_and_the_exit_code(run, now, path):
         ("a", "1.090"), ("b", "0.500"), ("startup", "1.000"), ("import", "1.000")
     ]  # fmt: skip
     code, out, err = run("--job", "a", "b", "--against", path, "--limit", "1.08")
-    assert (code, err) == (1, "microgpt-fast: more than 1.08 times the time per step of then: a\n")
+    assert (code, err) == (1, "microgpt-fast: slower than before by more than the limit, 1.08: a\n")
     now["b"] = 116, None
     code, _, err = run("--job", "a", "b", "--against", path)
-    assert (code, err) == (1, "microgpt-fast: more than 1.15 times the time per step of then: b\n")
+    assert (code, err) == (1, "microgpt-fast: slower than before by more than the limit, 1.15: b\n")
     code, _, err = run("--job", "b", "a", "--against", path, "--limit", "0.9")
     assert code == 1 and err.endswith("then: b, a\n")
 
@@ -153,7 +153,7 @@ def test_what_is_not_the_same_is_named_in_one_line(run, now, path):
     change(path, other)
     code, out, err = run("--job", "a", "--against", path)
     assert code == 2 and out == "" and err.count("\n") == 1
-    assert err.startswith(f"microgpt-fast: {path} is of other conditions: machine Z80 then, ")
+    assert err.startswith(f"microgpt-fast: {path} was measured under other conditions: machine Z80 then, ")
     for text in (
         "; cpus 9 then, ",
         "; dtype float64 then, float32 now; ",

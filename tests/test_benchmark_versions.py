@@ -90,7 +90,7 @@ def test_the_ratio_is_the_median_of_pairs():
 
 def test_two_versions_pass_or_fail(run, sides):
     code, out, err = run("--job", "a", "decode", "--against-python", "x")
-    assert (code, err) == (1, "microgpt-fast: more than 1.03 times the time per step of then: a, decode\n")
+    assert (code, err) == (1, "microgpt-fast: slower than before by more than the limit, 1.03: a, decode\n")
     assert out.count("ratio 2.000  (2.000 to 2.000 in 20 pairs)") == 2 and "now: /this\nthen: /other\n" in out
     sides.seconds.reverse()
     code, out, _ = run("--job", "a", "--against-python", "x", "--json")

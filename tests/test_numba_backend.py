@@ -209,7 +209,7 @@ def test_read_only_parameters_and_what_an_engine_refuses():
     with pytest.raises(ValueError, match="grads must be contiguous"):
         engine.backward(np.zeros(2 * len(params))[::2], params, *batch)
     decoder = engine.decoder(params)
-    with pytest.raises(IndexError, match="position 2 is not the next"):
+    with pytest.raises(IndexError, match="position 2 is out of turn"):
         decoder.step(0, 2)
 
 

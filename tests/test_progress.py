@@ -4,7 +4,7 @@ import pytest
 
 import microgpt_fast as mg
 from microgpt_fast.training import pace, progress
-from microgpt_fast.workload import operations_a_token
+from microgpt_fast.workload import operations_per_token
 
 NAMES = ["anna", "bob", "hannah", "otto"]
 OPTIONS = {"num_steps": 6, "batch_size": 2, "val_fraction": 0.3, "eval_interval": 3, "backend": "numpy"}
@@ -41,7 +41,7 @@ def test_the_fraction_of_the_peak_counts_the_models_operations(clock, capsys, mo
     assert "% of peak" in capsys.readouterr().err
     run = mg.Trainer(NAMES, n_layer=2, n_embd=8, n_head=2, block_size=4, backend="numpy")
     matrices = 2 * 12 * 64 + run.model.config.vocab_size * 8
-    assert operations_a_token(run.model.config, run.batches.longest) == 6 * matrices + 6 * 2 * 8 * 4
+    assert operations_per_token(run.model.config, run.batches.longest) == 6 * matrices + 6 * 2 * 8 * 4
 
 
 def test_a_short_training_is_not_reported(capsys):

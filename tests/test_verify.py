@@ -359,7 +359,10 @@ def test_what_cannot_be_compared(run, microgpt, words):
         (["--original", path, "--batch-size", "2"], f"batch_size is 1 in {path}, not 2"),
         (["--compare-steps", "0"], "compare_steps must be at least 1, not 0"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
-        (["--n-embd", "512", "--dtype", "float32"], "in this model, more than 10,000,000: choose a smaller n_layer"),
+        (
+            ["--n-embd", "512", "--dtype", "float32"],
+            "in this model, more than 10,000,000: choose a smaller n_layer",
+        ),
         (["--dtype", "float32", "--numerics", "exact"], "exact numerics need dtype float64"),
         (["--data", words, "--learning-rate", "1e300"], "the reference fails at step 2: its loss is nan"),
         (["--learning-rate", "50"], "the reference fails at step 2: math domain error: training diverged"),

@@ -82,8 +82,6 @@ INLINE unsigned out_of_range(vec x, double low, double high) {
 /* the bits of the lanes below n */
 INLINE unsigned first_lanes(ptrdiff_t n) { return n >= VL ? ALL_LANES : n <= 0 ? 0 : (1u << n) - 1; }
 
-INLINE vec magnitude(vec x) { return (vec)((ivec)x & isplat(INT64_MAX)); }
-
 /* correctly rounded, an instruction whatever -fno-builtin makes of sqrt() */
 INLINE vec square_root(vec x) {
 #if VECTOR_BYTES == 16 && defined(__SSE2__)

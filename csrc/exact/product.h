@@ -6,7 +6,7 @@
 
 #include "exact/layout.h"
 
-enum { TILE_ROWS = VECTOR_REGISTERS / 4, TILE_VECTORS = VECTOR_BYTES == 64 ? 1 : 2 };
+enum { EXACT_TILE_ROWS = VECTOR_REGISTERS / 4, EXACT_TILE_VECTORS = VECTOR_BYTES == 64 ? 1 : 2 };
 
 /* The matrices w (r, k) at w[r * ld_r + k * ld_k] and x (k, c) at x[k * ld_x + c], and K of the values of k.
  * A descending sum points to the last k and has negative ld_k and ld_x. */
@@ -19,10 +19,10 @@ typedef struct {
 /* y[r, c] = sum over k of w[r, k] * x[k, c] for R rows and U vectors of columns, the last of `lanes` lanes */
 INLINE void product_tile(double *y, ptrdiff_t ld_y, const double *w, const double *x, const factors *f, const int R,
                          const int U, int lanes) {
-    vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
+    vec sum[EXACT_TILE_ROWS][EXACT_TILE_VECTORS] = {{{0}}};
     for (ptrdiff_t i = 0; i < f->K; i++) {
         ptrdiff_t k = f->order ? f->order[i] : i;
-        vec xk[TILE_VECTORS];
+        vec xk[EXACT_TILE_VECTORS];
         EACH(u, U) xk[u] = load(x + k * f->ld_x + u * VL);
         EACH(r, R) {
             vec wk = splat(w[r * f->ld_r + k * f->ld_k]);
@@ -36,19 +36,20 @@ INLINE void product_tile(double *y, ptrdiff_t ld_y, const double *w, const doubl
 }
 
 INLINE void product_rows(double *y, ptrdiff_t ld_y, const factors *f, ptrdiff_t rows, ptrdiff_t columns, const int R) {
-    for (ptrdiff_t c = 0; c < columns; c += TILE_VECTORS * VL)
+    for (ptrdiff_t c = 0; c < columns; c += EXACT_TILE_VECTORS * VL)
         for (ptrdiff_t r = 0; r < rows; r += R) {
             ptrdiff_t row = min_of(r, rows - R); /* the last tile may compute rows again */
             double *to = y + row * ld_y + c;
             const double *w = f->w + row * f->ld_r, *x = f->x + c;
-            if (TILE_VECTORS == 2 && columns - c > VL) product_tile(to, ld_y, w, x, f, R, 2, lanes_left(c + VL, columns));
+            if (EXACT_TILE_VECTORS == 2 && columns - c > VL)
+                product_tile(to, ld_y, w, x, f, R, 2, lanes_left(c + VL, columns));
             else product_tile(to, ld_y, w, x, f, R, 1, lanes_left(c, columns));
         }
 }
 
 /* y [rows, columns] = w x; x is read in whole vectors */
 INLINE void product(double *y, ptrdiff_t ld_y, factors f, ptrdiff_t rows, ptrdiff_t columns) {
-    if (rows >= TILE_ROWS) product_rows(y, ld_y, &f, rows, columns, TILE_ROWS);
+    if (rows >= EXACT_TILE_ROWS) product_rows(y, ld_y, &f, rows, columns, EXACT_TILE_ROWS);
     else if (rows >= 4) product_rows(y, ld_y, &f, rows, columns, 4);
     else product_rows(y, ld_y, &f, rows, columns, 1);
 }

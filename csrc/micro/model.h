@@ -2,7 +2,7 @@
  *
  * A step has two phases. First groups of documents pass through the model and back; then blocks of weights take their
  * gradient and move (micro/update.h). Items of a phase are independent, and which rows are summed together depends on the
- * batch alone: the bits are the same for any number of threads. So are they for any number of steps a call.
+ * batch alone: the bits are the same for any number of threads. So are they for any number of steps per call.
  */
 #ifndef MGF_MICRO_H
 #define MGF_MICRO_H

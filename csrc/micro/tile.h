@@ -24,7 +24,7 @@ INLINE int vectors_at_once(const int n, const int R) {
     return n % 4 == 0 && most >= 4 ? 4 : n % 3 == 0 && most >= 3 ? 3 : n % 2 == 0 && most >= 2 ? 2 : 1;
 }
 
-/* x [R, M VL] += a [R, K] w [K, M VL]. Processors start two multiply-adds a cycle, which take four: fewer than 8 chains leave
+/* x [R, M VL] += a [R, K] w [K, M VL]. Processors start two multiply-adds per cycle, which take four: fewer than 8 chains leave
  * gaps. Up to 6 become twice as many, of even and of odd k; 7 did not gain by it. */
 INLINE void multiply(const int R, const int M, const ptrdiff_t K, micro_tile x, const real *a, const ptrdiff_t ld_a,
                      const real *w, const ptrdiff_t ld_w) {

@@ -162,7 +162,7 @@ c_api = PyCapsule_New(&api, "microgpt_fast.c_api", NULL)  # MGF_API_CAPSULE of m
 # ---- what this machine can do at best
 
 def measure_peak(dtype, isa=None, double seconds=0.05):
-    """Multiply-adds of one core, in 1e9 operations a second: the best of many short trials.
+    """Multiply-adds of one core, in 1e9 operations per second: the best of many short trials.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def measure_peak(dtype, isa=None, double seconds=0.05):
 
 
 def measure_bandwidth(Py_ssize_t size, double seconds=0.05):
-    """Reads of one core from an array of `size` bytes, passed over again and again, in 1e9 bytes a second.
+    """Reads of one core from an array of `size` bytes, passed over again and again, in 1e9 bytes per second.
 
     The best of many trials of at least 1 MB; small arrays measure the caches.
     """

@@ -32,7 +32,7 @@ cdef class Decoder(Owned):
         if not 0 <= token < e.config.vocab_size:
             raise IndexError(f"token {token} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
         if position >= e.config.block_size or position not in (0, self.position):
-            raise IndexError(f"position {position} is not the next: {self.position} of {e.config.block_size}, or 0")
+            raise IndexError(f"position {position} is out of turn: {self.position} of {e.config.block_size} comes next, or 0")
         logits = np.empty(e.config.vocab_size, e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
         self.begin()

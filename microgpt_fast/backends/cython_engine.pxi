@@ -13,7 +13,7 @@ cdef class Engine:
         float32 or float64; bfloat16 is that of the operands of all products, while parameters, gradients, moments and
         logits are float32.
     numerics : {"fast", "exact"}
-        "exact" keeps the scalar original's order of operations: float64, one document a step, one thread.
+        "exact" keeps the scalar original's order of operations: float64, one document per step, one thread.
     threads : int
         Threads that share a call's work; the results' bits do not depend on it.
 
@@ -101,7 +101,7 @@ cdef class Engine:
         if lengths.shape[0] != starts.shape[0] or batch_size < 1 or starts.shape[0] % batch_size:
             raise ValueError(f"starts [{starts.shape[0]}] and lengths [{lengths.shape[0]}] must hold whole batches of {batch_size}")
         if self.tables.exact != NULL and batch_size != 1:
-            raise ValueError(f"exact numerics take one document a step, not {batch_size}")
+            raise ValueError(f"exact numerics take one document per step, not {batch_size}")
         for i in range(starts.shape[0]):
             if starts[i] < 0 or lengths[i] < 1 or starts[i] + lengths[i] >= tokens.shape[0]:
                 raise IndexError(f"document {i}, {lengths[i]} tokens from {starts[i]} on and a target, is not within the "

@@ -2,7 +2,7 @@
 
 @cython.final
 cdef class Random(Owned):
-    """The generator of Python's ``random`` module, draw for draw, without Python's cost a draw.
+    """The generator of Python's ``random`` module, draw for draw, without Python's cost per draw.
 
     Parameters
     ----------

@@ -142,7 +142,9 @@ class JitDecoder(Decoder):
         if not 0 <= token < config.vocab_size:
             raise IndexError(f"token {token} is not in 0 .. {config.vocab_size - 1}")
         if position not in (0, self.next) or position == config.block_size:
-            raise IndexError(f"position {position} is not the next: {self.next} of {config.block_size}, or 0")
+            raise IndexError(
+                f"position {position} is out of turn: {self.next} of {config.block_size} comes next, or 0"
+            )
         logits = np.empty(config.vocab_size, self.engine.dtype)
         self.engine.kernels.gpt_decode(logits, int(token), int(position), self.params, *self.workspace)
         self.next = position + 1

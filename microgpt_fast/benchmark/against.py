@@ -58,5 +58,5 @@ def verdict(rows, limit):
     """The exit code; says on stderr which jobs are beyond the limit."""
     names = [row["job"] for row in rows if not row["ratio"] <= limit]
     if names:
-        tell(f"more than {limit:g} times the time per step of then: {', '.join(names)}")
+        tell(f"slower than before by more than the limit, {limit:g}: {', '.join(names)}")
     return SLOWER if names else 0

@@ -85,7 +85,7 @@ class Job:
         return tokens.reshape(-1), starts, np.full(BATCHES * B, T, np.int32)
 
     def tokens(self, lengths):
-        """Tokens predicted per step, the mean over these documents: int array [n]."""
+        """Tokens predicted per step: the mean over documents of these lengths."""
         return float(lengths.mean()) * self.batch_size
 
     def operations(self, lengths):

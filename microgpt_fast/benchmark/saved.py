@@ -234,7 +234,7 @@ def check_comparable(path, then, now, names):
         if then[part][key] != now[part][key]
     ]
     if differ:
-        raise UsageError(f"{path} is of other conditions: {'; '.join(differ)}")
+        raise UsageError(f"{path} was measured under other conditions: {'; '.join(differ)}")
     wanted = [*names, *[IMPORT] * (jobs.STARTUP in names)]
     missing = [name for name in wanted if name not in then["jobs"]]
     if missing:

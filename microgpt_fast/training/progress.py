@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from ..messages import tell
-from ..workload import operations_a_token
+from ..workload import operations_per_token
 from .events import Evaluation, Steps
 from .trainer import Trainer
 
@@ -74,7 +74,7 @@ class Progress:
         if self._peak is None:
             self._peak = _peak_of(trainer.model)
         if self._peak:
-            operations = operations_a_token(trainer.model.config, trainer.batches.longest)
+            operations = operations_per_token(trainer.model.config, trainer.batches.longest)
             parts.append(f"{rate * operations / self._peak / _cores_used(trainer.model):.0%} of peak")
         return " | ".join(parts)
 

@@ -13,7 +13,7 @@ WIDTHS, HEAD_WIDTHS, LONGEST_BLOCK = (16, 32), (4, 8, 16), 64
 MASKED = -1e30  # a score or logit whose exponential is to be 0
 
 # A layer's planes have for each row of the batch a row of so many times C elements.
-_WIDTHS = dict(
+_PLANE_WIDTHS = dict(
     h1=1,  # rms(x)
     q=1, k=1, v=1,
     o=1,  # what attention gives
@@ -23,7 +23,7 @@ _WIDTHS = dict(
     d_o=1, dq=1, dk=1, dv=1, dh=4,  # dh: of h2 fc1^T
     squared=4,  # r^2, for relu2 alone
 )  # fmt: skip
-PLANE = namedtuple("Planes", (*_WIDTHS, "end"))(*accumulate(_WIDTHS.values(), initial=0))
+PLANE = namedtuple("Plane", (*_PLANE_WIDTHS, "end"))(*accumulate(_PLANE_WIDTHS.values(), initial=0))
 
 
 class Layout(NamedTuple):
