@@ -69,7 +69,7 @@ class ComposedEngine:
 
     def _check(self, tokens, starts, lengths):
         block_size, vocab_size = self.config.block_size, self.config.vocab_size
-        for document, (start, length) in enumerate(zip(starts, lengths)):
+        for document, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
             if not 1 <= length <= block_size:
                 raise IndexError(f"document {document}: length {length} is not in 1 .. {block_size}")
             if not 0 <= start < len(tokens) - length:
