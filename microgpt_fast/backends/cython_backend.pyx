@@ -22,6 +22,7 @@ import numpy as np
 
 from ..config import ACTIVATIONS as _ACTIVATIONS
 from ..parameters import Parameter as _Parameter
+from ..random_stream import check_state as _check_state
 
 cdef extern from "dispatch.h" nogil:
     ctypedef struct mgf_peak:
