@@ -152,3 +152,11 @@ def test_an_out_that_is_no_table_is_named(backend):
             with pytest.raises(error, match="out for dwte"):
                 out = (bad, np.ones((2, 3)))
                 ops.embedding_backward(np.ones((1, 3)), tokens, [0], out=out, backend=backend)
+
+
+def test_documents_that_begin_beyond_all_memory(backend):
+    config = GPTConfig(4, n_embd=4, n_head=2, n_layer=1, block_size=4)
+    params, tokens = np.ones(config.num_params), np.array([1, 2, 1], np.int32)
+    for start in (2**63 - 1, 2**63 - 2, 2**62, 2, -1, -(2**63)):
+        with pytest.raises(IndexError, match="document 1"):
+            ops.gpt_forward(params, tokens, [0, start], [2, 1], config, backend=backend)

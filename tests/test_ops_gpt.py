@@ -138,3 +138,21 @@ def test_refusals(backend):
         with pytest.raises(error, match=words):
             call()
     assert np.array_equal(params, before) and not m.any() and not v.any()
+
+
+def test_a_decoder_takes_whole_numbers_in_turn(backend):
+    decoder = ops.gpt_decode(np.ones(CONFIG.num_params), CONFIG, backend=backend)
+    decoder.step(1, 0)
+    for position in (2, -1, 1.0, True + 1, 2**31, 2**63, -(2**63), 2**80, None, "1"):
+        with pytest.raises(IndexError if isinstance(position, int) else TypeError):
+            decoder.step(1, position)
+    for token in (-1, CONFIG.vocab_size, 1.5, 2**31, 2**63, 2**80, None, "1"):
+        error = IndexError if isinstance(token, int) else TypeError
+        with pytest.raises(error):
+            decoder.step(token, 1)
+        with pytest.raises(error):
+            decoder.generate(seeded(1, backend), token, 1.0)
+    decoder.step(np.int64(1), np.int32(1))
+    decoder.generate(seeded(1, backend), 1, 1.0)
+    with pytest.raises(IndexError, match="position 2 is out of turn: 0"):
+        decoder.step(1, 2)

@@ -56,9 +56,23 @@ def test_a_state_can_be_kept_and_exchanged(make):
     assert python.gauss(0, 1.0) == expected[0]
 
 
-@pytest.mark.parametrize("index", [-1, 625, 10**6])
+@pytest.mark.parametrize("index", [-1, 625, 10**6, 1.5, "1", None, 2**80])
 def test_an_index_outside_the_state_is_refused(index):
     compiled = pytest.importorskip("microgpt_fast.backends.cython_backend")
     version, words, gauss = random.Random(1).getstate()
-    with pytest.raises(ValueError, match="not a state"):
-        compiled.Random(1).setstate((version, (*words[:624], index), gauss))
+    stream = compiled.Random(1)
+    before = stream.getstate()
+    for bad in (
+        (version, (*words[:624], index), gauss),
+        (version, (*words[:623], -1, 0), gauss),
+        (version, (*words[:623], 2**32, 0), gauss),
+        (version, (*words[:623], "1", 0), gauss),
+        (version, words[:624], gauss),
+        (2, words, gauss),
+        (version, words, "1"),
+        (version, words),
+        None,
+    ):
+        with pytest.raises(ValueError, match="random stream"):
+            stream.setstate(bad)
+    assert stream.getstate() == before

@@ -278,6 +278,14 @@ def test_score_prints_tokens_and_documents(model, run):
     np.testing.assert_allclose(total / report["tokens"], report["nats_per_token"])
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("name", ["prompt", "stop"])
+def test_prompts_and_stops_are_text(model, name, batch_size):
+    for bad in (b"a", 3, ["a"]):
+        with pytest.raises(mg.UsageError, match=f"{name} must be a string, not "):
+            mg.generate(model, 2, batch_size=batch_size, **{name: bad})
+
+
 def test_prompts_stops_and_truncation(model):
     texts = mg.generate(model, 20, 3.0, seed=1, prompt="ha")
     assert all(text.startswith("ha") for text in texts) and len(set(texts)) > 1

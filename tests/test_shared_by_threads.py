@@ -16,21 +16,19 @@ pytestmark = pytest.mark.slow
 TEXTS = ["anna", "bob", "hannah", "otto", "ann", "bab", "noah", "hanno"]
 
 
-@pytest.fixture(params=[("float32", 1), ("float32", 2), ("float64", 2)], ids=str)
-def model(request, backend):
-    """A model large enough that calls overlap, with and without a pool."""
-    dtype, threads = request.param
+def model_of(backend, dtype, threads):
+    """A model large enough that calls overlap."""
     config = GPTConfig(8, n_layer=2, n_embd=64, block_size=16)
-    model = GPT(
-        config,
-        mg.Tokenizer("abhnot "),
-        dtype=dtype,
-        backend=backends.name_of(backend),
-        numerics="fast",
-        threads=threads,
-    )
+    options = {"dtype": dtype, "backend": backend, "numerics": "fast", "threads": threads}
+    model = GPT(config, mg.Tokenizer("abhnot "), **options)
     model.parameters[:] = np.random.default_rng(1).normal(0, 0.3, config.num_params)
     return model
+
+
+@pytest.fixture(params=[("float32", 1), ("float32", 2), ("float64", 2)], ids=str)
+def model(request, backend):
+    """Models with and without a pool."""
+    return model_of(backends.name_of(backend), *request.param)
 
 
 def in_threads(ask, count=160, threads=8):
@@ -44,9 +42,11 @@ def in_threads(ask, count=160, threads=8):
         return list(pool.map(ask, range(count)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["logits", "score", "generate", "together", "loss"])
-def test_calls_from_threads_answer_as_serial_ones(model, what):
+WHAT = ["logits", "score", "generate", "together", "loss"]
+
+
+def asking(model, what):
+    """A function of a number: what the model answers, as something to compare."""
     rng = np.random.default_rng(2)
     tokens = rng.integers(0, 8, 400).astype(np.int32)
     starts, lengths = np.arange(0, 320, 20), rng.integers(1, 17, 16).astype(np.int32)
@@ -66,9 +66,25 @@ def test_calls_from_threads_answer_as_serial_ones(model, what):
         losses = model.engine.backward(gradient, model.parameters, tokens, starts[part], lengths[part])
         return losses.tobytes() + gradient.tobytes()
 
+    return ask
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_calls_from_threads_answer_as_serial_ones(model, what):
+    ask = asking(model, what)
     wanted = [ask(i) for i in range(8)]
     for i, answer in enumerate(in_threads(ask)):
         assert answer == wanted[i % 8]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("threads", [1, 2])
+def test_twenty_thousand_calls_of_all_kinds_at_once(threads):
+    model = model_of("auto", "float32", threads)
+    asks = [asking(model, what) for what in WHAT]
+    wanted = [[ask(i) for i in range(8)] for ask in asks]
+    for i, answer in enumerate(in_threads(lambda i: asks[i % 5](i // 5), count=20_000)):
+        assert answer == wanted[i % 5][i // 5 % 8]
 
 
 def until_refused(use):

@@ -1,5 +1,7 @@
 """The whole model from one backend's kernels: training steps, forward, backward and cached decoding."""
 
+import operator
+
 import numpy as np
 
 from ..config import ACTIVATIONS
@@ -90,7 +92,7 @@ class ComposedEngine:
 
     def _check(self, tokens, starts, lengths):
         block_size, vocab_size = self.config.block_size, self.config.vocab_size
-        for document, (start, length) in enumerate(zip(starts, lengths)):
+        for document, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
             if not 1 <= length <= block_size:
                 raise IndexError(f"document {document}: length {length} is not in 1 .. {block_size}")
             if not 0 <= start < len(tokens) - length:
@@ -311,7 +313,16 @@ class Decoder:
     """One document, token after token, with the keys and values of what came before kept."""
 
     def __init__(self, engine, params):
-        self.engine, self._stream = engine, Streams(engine, params, 1)
+        self.engine, self._stream, self.next = engine, Streams(engine, params, 1), 0
+
+    def check(self, token, position):
+        """The two as whole numbers, if they are in range and in turn."""
+        config, token, position = self.engine.config, operator.index(token), operator.index(position)
+        if not 0 <= token < config.vocab_size:
+            raise IndexError(f"token {token} is not in the vocabulary, 0 to {config.vocab_size - 1}")
+        if position not in (0, self.next) or position >= config.block_size:
+            raise IndexError(f"position {position} is out of turn: {self.next} of {config.block_size} comes next, or 0")
+        return token, position
 
     def step(self, token, position):
         """Logits [V] that follow `token` at `position`; positions come in order from 0.
@@ -319,9 +330,12 @@ class Decoder:
         Raises
         ------
         IndexError
-            The token or position is out of range.
+            The token is out of range, or the position out of turn.
         """
-        return self._stream.step([0], [token], [position])[0]
+        token, position = self.check(token, position)
+        logits = self._stream.step([0], [token], [position])[0]
+        self.next = position + 1
+        return logits
 
     def generate(self, random, bos, temperature):
         """Sample one document.
@@ -340,10 +354,15 @@ class Decoder:
         int32 array
             At most block_size tokens, without `bos`.
         """
-        token, sample = bos, []
+        token, sample, temperature = (
+            bos,
+            [],
+            temperature + 0.0,
+        )  # what is no number fails before the first step
         for position in range(self.engine.config.block_size):
             token = random.choices(sampling_weights(self.step(token, position), temperature))
             if token == bos:
                 break
             sample.append(token)
+        self.next = 0
         return np.array(sample, np.int32)

@@ -5,6 +5,7 @@ Arrays are passed by address: the functions check dtypes and writability; shapes
 
 cimport cython
 from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.number cimport PyNumber_Index
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport free, malloc
@@ -23,6 +24,7 @@ import numpy as np
 
 from ..config import ACTIVATIONS as _ACTIVATIONS
 from ..parameters import Parameter as _Parameter
+from ..random_stream import check_state as _check_state
 
 cdef extern from "dispatch.h" nogil:
     ctypedef struct mgf_peak:

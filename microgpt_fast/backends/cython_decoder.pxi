@@ -1,5 +1,12 @@
 # One stream of tokens, and many at once.
 
+cdef inline int64_t index_of(value) except? -1:
+    """A whole number; one that 64 bits do not hold is out of any range."""
+    try:
+        return PyNumber_Index(value)  # a conversion alone would cut 1.5 to 1
+    except OverflowError:
+        raise IndexError(f"{value} is out of range") from None
+
 cdef class Decoder(Owned):
     """Token by token through the model, with a cache of keys and values."""
     cdef Engine engine
@@ -20,7 +27,7 @@ cdef class Decoder(Owned):
         self.memory = np.empty(size, np.uint8)  # in huge pages: from small ones large weights are read at half the pace
         gpt_decoder_init(&engine.tables, &self.memory[0], self.p, &engine.config)
 
-    def step(self, int32_t token, Py_ssize_t position):
+    def step(self, token, position):
         """Logits [V] after `token` at `position`. Positions come in order; 0 begins a new document.
 
         Raises
@@ -29,31 +36,33 @@ cdef class Decoder(Owned):
             For a token outside the vocabulary or a position out of turn.
         """
         cdef Engine e = self.engine
-        if not 0 <= token < e.config.vocab_size:
+        cdef int64_t id = index_of(token), at = index_of(position)
+        if not 0 <= id < e.config.vocab_size:
             raise IndexError(f"token {token} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
-        if position >= e.config.block_size or position not in (0, self.position):
+        if at >= e.config.block_size or at not in (0, self.position):
             raise IndexError(f"position {position} is out of turn: {self.position} of {e.config.block_size} comes next, or 0")
         logits = np.empty(e.config.vocab_size, e.dtype)
         cdef void *out = address(logits, e.kind(), True, "logits")
         self.begin()
         with nogil:
-            gpt_decode(&e.tables, out, token, position, self.p, &e.config, &self.memory[0])
+            gpt_decode(&e.tables, out, <int32_t>id, at, self.p, &e.config, &self.memory[0])
         self.at_work = False
-        self.position = position + 1
+        self.position = at + 1
         return logits
 
-    def generate(self, Random random, int32_t bos, double temperature):
+    def generate(self, Random random, bos, double temperature):
         """One document sampled from `bos` on, up to the next `bos` or block_size tokens: int32, without bos."""
         cdef Engine e = self.engine
         cdef Py_ssize_t n
-        if not 0 <= bos < e.config.vocab_size:
+        cdef int64_t first = index_of(bos)
+        if not 0 <= first < e.config.vocab_size:
             raise IndexError(f"token {bos} is not in the vocabulary, 0 to {e.config.vocab_size - 1}")
         cdef int32_t *out = &self.sample[0]
         random.check_idle()
         self.begin()
         random.begin()
         with nogil:
-            n = gpt_generate(&e.tables, out, &random.state, self.p, bos, temperature, &e.config, &self.memory[0])
+            n = gpt_generate(&e.tables, out, &random.state, self.p, <int32_t>first, temperature, &e.config, &self.memory[0])
         random.at_work = self.at_work = False
         self.position = 0
         return self.sampled[:n].copy()

@@ -103,7 +103,7 @@ cdef class Engine:
         if self.tables.exact != NULL and batch_size != 1:
             raise ValueError(f"exact numerics take one document per step, not {batch_size}")
         for i in range(starts.shape[0]):
-            if starts[i] < 0 or lengths[i] < 1 or starts[i] + lengths[i] >= tokens.shape[0]:
+            if starts[i] < 0 or lengths[i] < 1 or starts[i] >= tokens.shape[0] - lengths[i]:
                 raise IndexError(f"document {i}, {lengths[i]} tokens from {starts[i]} on and a target, is not within the "
                                  f"{tokens.shape[0]} tokens")
             rows = lengths[i] if i % batch_size == 0 else rows + lengths[i]

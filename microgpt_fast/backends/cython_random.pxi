@@ -53,9 +53,7 @@ cdef class Random(Owned):
 
     def setstate(self, state):
         """As ``random.setstate()``."""
-        version, words, gauss = state
-        if version != 3 or len(words) != 625 or not 0 <= words[624] <= 624:
-            raise ValueError("not a state of Python's random module, version 3")
+        version, words, gauss = _check_state(state)
         self.check_idle()
         for i in range(624):
             self.state.state[i] = words[i]

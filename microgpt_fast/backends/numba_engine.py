@@ -138,14 +138,8 @@ class JitDecoder(Decoder):
         self.next = 0
 
     def step(self, token, position):
-        config = self.engine.config
-        if not 0 <= token < config.vocab_size:
-            raise IndexError(f"token {token} is not in 0 .. {config.vocab_size - 1}")
-        if position not in (0, self.next) or position == config.block_size:
-            raise IndexError(
-                f"position {position} is out of turn: {self.next} of {config.block_size} comes next, or 0"
-            )
-        logits = np.empty(config.vocab_size, self.engine.dtype)
-        self.engine.kernels.gpt_decode(logits, int(token), int(position), self.params, *self.workspace)
+        token, position = self.check(token, position)
+        logits = np.empty(self.engine.config.vocab_size, self.engine.dtype)
+        self.engine.kernels.gpt_decode(logits, token, position, self.params, *self.workspace)
         self.next = position + 1
         return logits

@@ -4,8 +4,6 @@ These functions create a workspace and threads at every call. `microgpt_fast.GPT
 better for a loop over training steps or documents.
 """
 
-import operator
-
 import numpy as np
 
 from .. import backends
@@ -126,9 +124,9 @@ def gpt_train_steps(
     outputs = dict(params=params, m=m, v=v)
     for name, array in outputs.items():
         check_output(name, array, params_in.dtype, params_in.shape)
-    lr, batch_size = np.ascontiguousarray(lr, np.float64), operator.index(batch_size)
+    lr, batch_size = np.ascontiguousarray(lr, np.float64), integer("batch_size", batch_size, low=1)
     check_overlap(outputs, dict(tokens=tokens, starts=starts, lengths=lengths, lr=lr))
-    if lr.ndim != 1 or len(starts) != len(lr) * batch_size or batch_size < 1:
+    if lr.ndim != 1 or len(starts) != len(lr) * batch_size:
         raise ValueError(
             f"{lr.size} learning rates and batches of {batch_size} need {lr.size * batch_size} documents, "
             f"not {len(starts)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import TrainConfig, UsageError, check_integer, check_number
+from ..config import TrainConfig, UsageError, check_integer, check_number, shown
 from ..model import GPT
 from ..random_stream import RandomStream, sampling_weights, seeded
 
@@ -138,6 +138,9 @@ class Writer:
         prompt="", max_new_tokens=None, top_k=None, top_p=None, stop=None,
     ):  # fmt: skip
         tokenizer = model.tokenizer
+        for name, text in (("prompt", prompt), ("stop", stop)):
+            if not isinstance(text, (str, type(None))):
+                raise UsageError(f"{name} must be a string, not {shown(text)}")
         self.prompt, self.stop = prompt or "", stop or ""
         ids = tokenizer.encode(self.prompt).tolist()
         is_begun = is_stream and ids
