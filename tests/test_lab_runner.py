@@ -228,3 +228,21 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
     assert process.returncode == 130
     assert f"interrupted: {kept} of 800 runs are kept in out.jsonl" in errors and "Traceback" not in errors
     assert text.startswith("arm ")
+
+
+def test_one_process_at_a_time_writes_to_a_file(tmp_path):
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out.jsonl"
+    steps = Experiment(ARMS, 1, NAMES, out=out, **QUICK).steps()
+    next(steps)
+    with pytest.raises(UsageError, match="another process writes"):
+        compare(ARMS, 1, NAMES, out=out, **QUICK)
+    steps.close()
+    assert compare(ARMS, 1, NAMES, out=out, **QUICK).done == 2
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_workers_are_checked():
+    for workers in (0, -1, 1.5, "2", 10**6):
+        with pytest.raises(UsageError, match="workers must be"):
+            compare(ARMS, 1, NAMES, workers=workers, **QUICK)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from statistics import fmean, median
+from statistics import fmean, median, median_low
 from typing import Any
 
 from .arms import Arm
@@ -50,21 +50,21 @@ class ArmResult:
     @property
     def us_per_step(self) -> float | None:
         """The median over the seeds."""
-        return self._median("us_per_step")
+        return median(run["us_per_step"] for run in self.runs.values()) if self.runs else None
 
     @property
-    def steps(self) -> float | None:
+    def steps(self) -> int | None:
         """The median over the seeds: with a time budget they differ."""
-        return self._median("steps")
+        return median_low(run["steps"] for run in self.runs.values()) if self.runs else None
 
     @property
     def num_params(self) -> int | None:
         """Number of parameters."""
-        return self._any("num_params")
+        return next((run["num_params"] for run in self.runs.values()), None)
 
     @property
-    def held_out_tokens(self) -> set[int]:
-        """The numbers of tokens that were predicted, over the seeds."""
+    def held_out_tokens(self) -> set[tuple[int, int]]:
+        """(seed, number of tokens that were predicted) of each run."""
         return {(seed, run["held_out_tokens"]) for seed, run in self.runs.items()}
 
     @cached_property
@@ -78,12 +78,6 @@ class ArmResult:
         return difference_of(
             [self._first.losses[seed] for seed in seeds], [self.losses[seed] for seed in seeds]
         )
-
-    def _median(self, key):
-        return median(run[key] for run in self.runs.values()) if self.runs else None
-
-    def _any(self, key):
-        return next((run[key] for run in self.runs.values()), None)
 
 
 class Comparison:

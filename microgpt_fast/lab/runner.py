@@ -24,8 +24,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from ..config import UsageError
-from ..workload import cores
+from ..config import MAX_THREADS, UsageError, check_integer
 from .one_run import Data, Job, run
 
 KINDS = ("threads", "processes")
@@ -42,8 +41,8 @@ class Runner:
     ----------
     executor : "threads", "processes" or concurrent.futures.Executor
         The caller's executor is used as it is and not shut down; if it breaks, the jobs end with a UsageError.
-    workers : int, optional
-        Of an executor that is not the caller's; None means one per core.
+    workers : int
+        Of an executor that is not the caller's.
 
     Attributes
     ----------
@@ -53,11 +52,11 @@ class Runner:
         What failed twice without being the arm's fault, and how.
     """
 
-    def __init__(self, executor: str | Executor = "threads", workers: int | None = None) -> None:
+    def __init__(self, executor: str | Executor, workers: int) -> None:
         if isinstance(executor, str) and executor not in KINDS:
             raise UsageError(f"executor must be one of {', '.join(KINDS)} or an Executor, not {executor!r}")
         self._given = executor
-        self._workers = workers or cores()
+        self._workers = check_integer("workers", workers, low=1, high=MAX_THREADS)
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.RawValue("b", 0)  # a byte without a lock, which a dying process could hold
         self.died: list[tuple[Job, str]] = []

@@ -57,6 +57,8 @@ def run(options, stdout):
 
     experiment = make_experiment(options)
     tell(f"{len(experiment.jobs())} runs; results are kept in {experiment.path}")
+    if experiment.note:
+        tell(experiment.note)
     with stop_on_signals(experiment) as ending, machines_file(experiment.path):
         comparison = carry_out(experiment)
     if comparison.done:
