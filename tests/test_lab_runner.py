@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 
 import pytest
 
+import microgpt_fast as mg
 from microgpt_fast.config import UsageError
 from microgpt_fast.lab import one_run, runner
 from microgpt_fast.lab.compare import Experiment, compare
@@ -50,8 +51,11 @@ def wanted():
 
 def test_threads_give_what_single_runs_give(wanted):
     options = {**QUICK, **ARMS["small"], "val_fraction": 0.1, "threads": 1}
-    single = one_run.run(Data(NAMES, ""), Job(0, options, 43))
-    assert wanted[0][43] == single["loss"]
+    for seed in (42, 43):
+        single = mg.train(NAMES, seed=seed, **options)
+        assert wanted[0][seed] == single.evaluations[-1].loss
+        result = one_run.run(Data(NAMES, ""), Job(0, options, seed))
+        assert result["curve"] == [round(loss, 5) for loss in single.losses.tolist()]
     assert [*wanted[0]] == [42, 43, 44]
 
 
@@ -123,6 +127,24 @@ class DyingRun:
                 pass
             os._exit(7)
         return {"arm": job.arm, "seed": job.seed}
+
+
+def test_jobs_that_were_lost_together_are_repeated_one_by_one():
+    died = []
+    queue = runner._Queue([Job(0, {}, seed) for seed in range(4)], 3, died)
+    submitted = []
+
+    def submit(job):
+        submitted.append(job.seed)
+        return Future()
+
+    queue.fill(submit)
+    queue.lose_all(BrokenExecutor("gone"))
+    queue.fill(submit)
+    assert submitted == [0, 1, 2, 0]
+    queue.lose_all(BrokenExecutor("gone"))
+    queue.fill(submit)
+    assert submitted == [0, 1, 2, 0, 1] and [job.seed for job, _ in died] == [0]
 
 
 @pytest.mark.slow

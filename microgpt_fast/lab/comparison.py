@@ -136,7 +136,7 @@ class Comparison:
         warnings = []
         if len({frozenset(arm.held_out_tokens) for arm in self.arms if arm.runs}) > 1:
             warnings.append(
-                "the arms are not measured on the same held-out tokens (block_size, or runs that failed)"
+                "the arms are not measured on the same held-out tokens: block_size or bos differs, or runs failed"
             )
         for arm in self.arms:
             if arm.diverged:
