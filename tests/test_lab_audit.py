@@ -108,6 +108,7 @@ def test_what_too_few_losses_cannot_tell_is_said():
         ('{"step": 10, "loss": 2.5e0}\n{"step": 20, "loss": 2.25e-1}', [(10, 2.5), (20, 0.225)]),
         ("num docs: 3\nloss: 3.5, 2 ms\nval loss 1.0\nloss: 3.0\n", [(1, 3.5), (2, 3.0)]),
         ("\x1b[32mStep 1\x1b[0m Loss=\x1b[1m3.5\x1b[0m\r\n", [(1, 3.5)]),
+        ("step 1: train_loss 3.5, val_loss 1.0\n2: val_loss=1.5\n", [(1, 3.5)]),
         ("a lossless 3.5\nglossary 2.5\nloss less 4\nno loss\nloss 3.5.1\n", []),
     ],
 )

@@ -112,10 +112,12 @@ class Comparison:
 
     @property
     def done(self) -> int:
+        """Runs that have ended, those that diverged among them."""
         return len(self._wanted)
 
     @cached_property
     def arms(self) -> list[ArmResult]:
+        """What each arm has shown; the first is what the others are compared with."""
         found: list[ArmResult] = []
         for place, arm in enumerate(self._arms):
             results = {

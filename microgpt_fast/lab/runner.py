@@ -63,6 +63,7 @@ class Runner:
 
     @property
     def stopping(self) -> bool:
+        """Whether the runs shall end."""
         return bool(self._stop.value)
 
     @stopping.setter
@@ -143,6 +144,7 @@ class _Queue:
         self.pending: dict[Future[Any], Job] = {}
 
     def has_more(self) -> bool:
+        """Whether anything is left to do or to wait for."""
         return bool(self._waiting or self._suspects or self.pending)
 
     def fill(self, submit: Callable[[Job], Future[Any]]) -> None:
