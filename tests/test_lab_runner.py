@@ -142,9 +142,12 @@ def test_jobs_that_were_lost_together_are_repeated_one_by_one():
     queue.lose_all(BrokenExecutor("gone"))
     queue.fill(submit)
     assert submitted == [0, 1, 2, 0]
+    for _ in range(3):
+        queue.lose_all(BrokenExecutor("gone"))
+        queue.fill(submit)
+    assert submitted == [0, 1, 2, 0, 1, 2, 0] and died == []
     queue.lose_all(BrokenExecutor("gone"))
-    queue.fill(submit)
-    assert submitted == [0, 1, 2, 0, 1] and [job.seed for job, _ in died] == [0]
+    assert [job.seed for job, _ in died] == [0]
 
 
 @pytest.mark.slow
@@ -239,7 +242,12 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
         "--num-steps", "2000", "--dtype", "float32", "--workers", "2", "--out", "out.jsonl",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     out = tmp_path / "out.jsonl"
     while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 3):
@@ -268,3 +276,19 @@ def test_workers_are_checked():
     for workers in (0, -1, 1.5, "2", 10**6):
         with pytest.raises(UsageError, match="workers must be"):
             compare(ARMS, 1, NAMES, workers=workers, **QUICK)
+
+
+@pytest.mark.slow
+def test_a_program_that_its_own_workers_run_is_told_so(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import microgpt_fast as mg\n"
+        f"mg.compare({ARMS}, 3, {NAMES}, executor='processes', workers=1, num_steps=5)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and '__name__ == "__main__"' in done.stderr.splitlines()[-1]
+
+
+def environment():
+    home = os.path.dirname(os.path.dirname(mg.__file__))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
