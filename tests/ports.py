@@ -20,8 +20,9 @@ def forgotten(rows):
 def truncated_attention():
     attend = reference.attend
 
-    def replacement(query, keys, values):
-        return attend(query, forgotten(keys[:-1]) + keys[-1:], forgotten(values[:-1]) + values[-1:])
+    def replacement(query, keys, values, *others):
+        earlier_are_forgotten = (forgotten(rows[:-1]) + rows[-1:] for rows in (keys, values))
+        return attend(query, *earlier_are_forgotten, *others)
 
     return {"attend": replacement}
 
@@ -74,9 +75,9 @@ class Port(ReferenceGPT):
         }
         return sum(weight * loss for weight, loss in zip(weights, losses)), mean
 
-    def _logits(self, weights, token, position, past):
+    def _logits(self, weights, token, position, *others):
         position = min(position + self.shift, self.config.block_size - 1)
-        return super()._logits(weights, token, position, past)
+        return super()._logits(weights, token, position, *others)
 
     def adam_step(self, gradients, learning_rate, beta1, beta2, eps, step):
         if not self.rate_falls:

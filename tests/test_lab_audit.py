@@ -108,6 +108,7 @@ def test_what_too_few_losses_cannot_tell_is_said():
         ('{"step": 10, "loss": 2.5e0}\n{"step": 20, "loss": 2.25e-1}', [(10, 2.5), (20, 0.225)]),
         ("num docs: 3\nloss: 3.5, 2 ms\nval loss 1.0\nloss: 3.0\n", [(1, 3.5), (2, 3.0)]),
         ("\x1b[32mStep 1\x1b[0m Loss=\x1b[1m3.5\x1b[0m\r\n", [(1, 3.5)]),
+        ("step 1: train_loss 3.5, val_loss 1.0\n2: val_loss=1.5\n", [(1, 3.5)]),
         ("a lossless 3.5\nglossary 2.5\nloss less 4\nno loss\nloss 3.5.1\n", []),
     ],
 )
@@ -169,9 +170,11 @@ def test_bad_input_is_one_line(here, capfd):
 
 def test_a_program_that_takes_too_long_is_ended(here):
     words = [sys.executable, "-c", "import time; print('loss 1.5'); time.sleep(600)"]
-    with running(words, 1.0) as program:
-        assert [loss.loss for loss in losses_in(program.lines())] == [1.5]
-        assert program.was_late
+    with running(words, 600) as program:
+        losses = losses_in(program.lines())
+        assert next(losses).loss == 1.5
+        program._timer.function()  # as if the time were over
+        assert [*losses] == [] and program.was_late
 
 
 def test_what_the_program_started_ends_with_it(here):

@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 
 import pytest
 
+import microgpt_fast as mg
 from microgpt_fast.config import UsageError
 from microgpt_fast.lab import one_run, runner
 from microgpt_fast.lab.compare import Experiment, compare
@@ -50,8 +51,11 @@ def wanted():
 
 def test_threads_give_what_single_runs_give(wanted):
     options = {**QUICK, **ARMS["small"], "val_fraction": 0.1, "threads": 1}
-    single = one_run.run(Data(NAMES, ""), Job(0, options, 43))
-    assert wanted[0][43] == single["loss"]
+    for seed in (42, 43):
+        single = mg.train(NAMES, seed=seed, **options)
+        assert wanted[0][seed] == single.evaluations[-1].loss
+        result = one_run.run(Data(NAMES, ""), Job(0, options, seed))
+        assert result["curve"] == [round(loss, 5) for loss in single.losses.tolist()]
     assert [*wanted[0]] == [42, 43, 44]
 
 
@@ -123,6 +127,27 @@ class DyingRun:
                 pass
             os._exit(7)
         return {"arm": job.arm, "seed": job.seed}
+
+
+def test_jobs_that_were_lost_together_are_repeated_one_by_one():
+    died = []
+    queue = runner._Queue([Job(0, {}, seed) for seed in range(4)], 3, died)
+    submitted = []
+
+    def submit(job):
+        submitted.append(job.seed)
+        return Future()
+
+    queue.fill(submit)
+    queue.lose_all(BrokenExecutor("gone"))
+    queue.fill(submit)
+    assert submitted == [0, 1, 2, 0]
+    for _ in range(3):
+        queue.lose_all(BrokenExecutor("gone"))
+        queue.fill(submit)
+    assert submitted == [0, 1, 2, 0, 1, 2, 0] and died == []
+    queue.lose_all(BrokenExecutor("gone"))
+    assert [job.seed for job, _ in died] == [0]
 
 
 @pytest.mark.slow
@@ -217,7 +242,12 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
         "--num-steps", "2000", "--dtype", "float32", "--workers", "2", "--out", "out.jsonl",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     out = tmp_path / "out.jsonl"
     while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 3):
@@ -228,3 +258,37 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
     assert process.returncode == 130
     assert f"interrupted: {kept} of 800 runs are kept in out.jsonl" in errors and "Traceback" not in errors
     assert text.startswith("arm ")
+
+
+def test_one_process_at_a_time_writes_to_a_file(tmp_path):
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out.jsonl"
+    steps = Experiment(ARMS, 1, NAMES, out=out, **QUICK).steps()
+    next(steps)
+    with pytest.raises(UsageError, match="another process writes"):
+        compare(ARMS, 1, NAMES, out=out, **QUICK)
+    steps.close()
+    assert compare(ARMS, 1, NAMES, out=out, **QUICK).done == 2
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_workers_are_checked():
+    for workers in (0, -1, 1.5, "2", 10**6):
+        with pytest.raises(UsageError, match="workers must be"):
+            compare(ARMS, 1, NAMES, workers=workers, **QUICK)
+
+
+@pytest.mark.slow
+def test_a_program_that_its_own_workers_run_is_told_so(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import microgpt_fast as mg\n"
+        f"mg.compare({ARMS}, 3, {NAMES}, executor='processes', workers=1, num_steps=5)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and '__name__ == "__main__"' in done.stderr.splitlines()[-1]
+
+
+def environment():
+    home = os.path.dirname(os.path.dirname(mg.__file__))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}

@@ -1,8 +1,8 @@
 """The command line: finds the command, reports failures in one line.
 
-Exit codes: 0 for success; 1 if the machine failed (a full disk), `verify` found a difference or `bench --against` a
-slower job; 2 if what was asked for cannot be done; 130 after Ctrl-C, 143 and 129 where SIGTERM or SIGHUP ended a
-training.
+Exit codes: 0 for success; 1 if the machine failed (a full disk), `verify` or `audit` found a difference, `bench
+--against` a slower job, or a run of `compare` died; 2 if what was asked for cannot be done; 130 after Ctrl-C, 143 and
+129 where SIGTERM or SIGHUP ended a training or a comparison.
 """
 
 import argparse

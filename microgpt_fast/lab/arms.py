@@ -13,6 +13,7 @@ HELD_OUT = 0.1  # the fraction that is held out where no other is asked for
 IRRELEVANT = ("seed", "num_samples", "temperature")  # to what an arm's losses are
 NOT_VARIED = {
     "seed": "every arm runs with every seed: give --seeds N",
+    "bos": "it decides which documents are held out",
     "data": "losses on different texts cannot be compared",
     "data_mode": "losses on different texts cannot be compared",
     "tokenizer": "losses per token of different tokens cannot be compared",

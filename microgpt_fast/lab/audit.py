@@ -90,7 +90,9 @@ class Audit:
 
     def _search(self):
         drift, exact = self._drift(), self._tolerance(EXACT)
-        has_many_digits = max(printed.unit for printed in self.printed) <= FINE
+        has_many_digits = (
+            min(printed.unit for printed in self.printed) <= FINE
+        )  # zeros at the end may be left out
         if has_many_digits and (found := self._matching("float64", exact)):
             return found
         single = self._candidate(SAME, "float32", drift)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import UsageError, check_integer, resolve
 from ..data.load import Corpus, Source, load_corpus
+from ..workload import cores
 from .arms import Arm, check_arms
 from .comparison import Comparison
 from .one_run import Data, Job, corpus_of
@@ -45,7 +46,7 @@ def compare(
         What runs them: threads or processes of this machine, or any executor that follows the interface, as those of
         mpi4py and Dask do.
     workers : int, optional
-        Number of threads or processes; None means one per core.
+        Number of threads or processes; None means as many as there are cores for.
     out : path, optional
         A file to which results are appended as they come, and from which a stopped comparison goes on.
     on_result : function of (Comparison), optional
@@ -85,15 +86,21 @@ class Experiment:
         Set it to end `steps`; finished runs are kept.
     path : str or None
         The file of results. `out` = "auto" gives one that is named after what is compared.
+    note : str or None
+        What the user should know about how the data were read.
     """
 
     def __init__(self, arms, seeds=32, data=None, *, executor="threads", workers=None, out=None, **options):
         self.arms: list[Arm] = check_arms(arms, options)
         self.seeds = _seeds(seeds)
         source = source_of(data)
-        self.identity = identity(self.arms, _corpus(source, self.arms[0]))
+        corpus = _corpus(source, self.arms[0])
+        self.note: str | None = corpus.note
+        self.identity = identity(self.arms, corpus)
         self._data = Data(source, self.identity["data"])
         self.path = name_for(self.identity) if out == "auto" else out
+        if workers is None:
+            workers = max(1, cores() // max(arm.options["threads"] for arm in self.arms))
         self._runner = Runner(executor, workers)
         self._results: dict[tuple[int, int], dict[str, Any]] = {}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from statistics import fmean, median
+from statistics import fmean, median, median_low
 from typing import Any
 
 from .arms import Arm
@@ -50,21 +50,21 @@ class ArmResult:
     @property
     def us_per_step(self) -> float | None:
         """The median over the seeds."""
-        return self._median("us_per_step")
+        return median(run["us_per_step"] for run in self.runs.values()) if self.runs else None
 
     @property
-    def steps(self) -> float | None:
+    def steps(self) -> int | None:
         """The median over the seeds: with a time budget they differ."""
-        return self._median("steps")
+        return median_low(run["steps"] for run in self.runs.values()) if self.runs else None
 
     @property
     def num_params(self) -> int | None:
         """Number of parameters."""
-        return self._any("num_params")
+        return next((run["num_params"] for run in self.runs.values()), None)
 
     @property
-    def held_out_tokens(self) -> set[int]:
-        """The numbers of tokens that were predicted, over the seeds."""
+    def held_out_tokens(self) -> set[tuple[int, int]]:
+        """(seed, number of tokens that were predicted) of each run."""
         return {(seed, run["held_out_tokens"]) for seed, run in self.runs.items()}
 
     @cached_property
@@ -78,12 +78,6 @@ class ArmResult:
         return difference_of(
             [self._first.losses[seed] for seed in seeds], [self.losses[seed] for seed in seeds]
         )
-
-    def _median(self, key):
-        return median(run[key] for run in self.runs.values()) if self.runs else None
-
-    def _any(self, key):
-        return next((run[key] for run in self.runs.values()), None)
 
 
 class Comparison:
@@ -118,10 +112,12 @@ class Comparison:
 
     @property
     def done(self) -> int:
+        """Runs that have ended, those that diverged among them."""
         return len(self._wanted)
 
     @cached_property
     def arms(self) -> list[ArmResult]:
+        """What each arm has shown; the first is what the others are compared with."""
         found: list[ArmResult] = []
         for place, arm in enumerate(self._arms):
             results = {
@@ -142,7 +138,7 @@ class Comparison:
         warnings = []
         if len({frozenset(arm.held_out_tokens) for arm in self.arms if arm.runs}) > 1:
             warnings.append(
-                "the arms are not measured on the same held-out tokens (block_size, or runs that failed)"
+                "the arms are not measured on the same held-out tokens: block_size or bos differs, or runs failed"
             )
         for arm in self.arms:
             if arm.diverged:

@@ -60,7 +60,7 @@ def _norms(slope, place):
         def rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx):
             if next(sites) != place:
                 return twin.rmsnorm_backward(dx, dgain, dy, x, gain, rstd, N, C, accumulate_dx)
-            return twin._store(dx, slope(rstd[:, None]) * dy, accumulate_dx)
+            dx[...] = slope(rstd[:, None]) * dy + (dx if accumulate_dx else 0)
 
         return {"rmsnorm_backward": rmsnorm_backward}
 

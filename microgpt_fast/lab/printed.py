@@ -9,9 +9,9 @@ from ..config import UsageError
 
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
-LOSS = re.compile(rf"\bloss\b[^\w+.-]*({NUMBER})(?![\w.])", re.IGNORECASE)
+LOSS = re.compile(rf"(?:\b|_)loss\b[^\w+.-]*({NUMBER})(?![\w.])", re.IGNORECASE)
 STEP = re.compile(r"\b(?:step|iter|iteration|it)\b[^\w+.-]*(\d{1,15})", re.IGNORECASE)
-OTHER = re.compile(r"\b(?:val|valid|validation|eval|test)[ _]*loss\b", re.IGNORECASE)
+OTHER = re.compile(rf"\b(?:val|valid|validation|eval|test)[ _]*loss\b[^\w+.-]*{NUMBER}", re.IGNORECASE)
 LONGEST = 1000  # characters of a line in which a loss is looked for
 
 
@@ -45,8 +45,8 @@ def losses_in(lines: Iterable[str]) -> Iterator[Printed]:
     """
     first, last = None, 0
     for line in lines:
-        line = COLOURS.sub("", line[:LONGEST])
-        found = None if OTHER.search(line) else LOSS.search(line)
+        line = OTHER.sub("", COLOURS.sub("", line[:LONGEST]))
+        found = LOSS.search(line)
         if found is None:
             continue
         numbered = STEP.search(line)

@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..config import UsageError, shown
 from ..data.corpus import Corpus
+from ..locks import NO_LOCKS, locked
 from .arms import Arm
 
 FORMAT = "microgpt-fast comparison 1"
@@ -85,7 +86,7 @@ class Records:
     Raises
     ------
     UsageError
-        if the file is that of another comparison, or a line of it is none of a comparison.
+        if the file is that of another comparison, a line of it is none of a comparison, or another process writes it.
     OSError
         if it cannot be read or written.
     """
@@ -96,11 +97,15 @@ class Records:
         self._descriptor: int | None = None
         if self.path is None:
             return
-        whole = self._read(identity) if os.path.exists(self.path) else 0
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.ftruncate(self._descriptor, whole)  # a line that was being written when the machine stopped
-        if not whole:
-            self._write(identity)
+        self._descriptor = _opened(self.path)
+        try:
+            whole = self._read(identity)
+            os.ftruncate(self._descriptor, whole)  # a line that was being written when the machine stopped
+            if not whole:
+                self._write(identity)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def __enter__(self) -> "Records":
         return self
@@ -157,6 +162,20 @@ class Records:
             f"{self.path}: the file of another comparison: its {what} {'are' if what != 'version' else 'is'} "
             "not the same; choose another name with --out, or remove it"
         )
+
+
+def _opened(path):
+    """A descriptor to append to a file, which no other process has at the same time where the system has locks."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    try:
+        descriptor = locked(path, flags)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return os.open(path, flags, 0o666)
+    if descriptor is None:
+        raise UsageError(f"{path}: another process writes to this file: wait for it, or give another --out")
+    return descriptor
 
 
 def _parsed(line):

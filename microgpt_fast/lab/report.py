@@ -45,6 +45,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "level": LEVEL,
         "seeds": list(comparison.seeds),
         "runs": comparison.done,
+        "died": [{"arm": job.arm, "seed": job.seed, "reason": reason} for job, reason in comparison.died],
         "arms": [_arm(arm) for arm in comparison.arms],
         "sentences": comparison.sentences,
         "warnings": comparison.warnings,

@@ -24,12 +24,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from ..config import UsageError
-from ..workload import cores
+from ..config import MAX_THREADS, UsageError, check_integer
 from .one_run import Data, Job, run
 
 KINDS = ("threads", "processes")
 AHEAD = 2  # runs per worker that are submitted before others have ended
+HOPELESS = 3  # jobs whose workers died, if none ever ended well
+GUARD = 'in a program, compare below if __name__ == "__main__", as processes need'
 LOOK_SECONDS = 0.2  # between two looks at `stopping`
 
 _worker = SimpleNamespace(flag=None)  # of this process, where it is one
@@ -42,8 +43,8 @@ class Runner:
     ----------
     executor : "threads", "processes" or concurrent.futures.Executor
         The caller's executor is used as it is and not shut down; if it breaks, the jobs end with a UsageError.
-    workers : int, optional
-        Of an executor that is not the caller's; None means one per core.
+    workers : int
+        Of an executor that is not the caller's.
 
     Attributes
     ----------
@@ -53,17 +54,18 @@ class Runner:
         What failed twice without being the arm's fault, and how.
     """
 
-    def __init__(self, executor: str | Executor = "threads", workers: int | None = None) -> None:
+    def __init__(self, executor: str | Executor, workers: int) -> None:
         if isinstance(executor, str) and executor not in KINDS:
             raise UsageError(f"executor must be one of {', '.join(KINDS)} or an Executor, not {executor!r}")
         self._given = executor
-        self._workers = workers or cores()
+        self._workers = check_integer("workers", workers, low=1, high=MAX_THREADS)
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.RawValue("b", 0)  # a byte without a lock, which a dying process could hold
         self.died: list[tuple[Job, str]] = []
 
     @property
     def stopping(self) -> bool:
+        """Whether the runs shall end."""
         return bool(self._stop.value)
 
     @stopping.setter
@@ -85,6 +87,7 @@ class Runner:
         jobs = list(jobs)
         queue = _Queue(jobs, AHEAD * self._workers if self._is_own else len(jobs), self.died)
         executor, work = self._make()
+        has_result = False
         try:
             while queue.has_more() and not self.stopping:
                 try:
@@ -92,13 +95,18 @@ class Runner:
                     for future in queue.ended(LOOK_SECONDS):
                         result = queue.take(future)
                         if result is not None:
+                            has_result = True
                             yield result
                 except BrokenExecutor as error:
                     if not self._is_own:
                         text = "the executor broke: finished runs are kept, the others are not done"
                         raise UsageError(text) from error
                     queue.lose_all(error)
-                    executor.shutdown(wait=False)
+                    if len(self.died) >= HOPELESS and not has_result:
+                        raise UsageError(f"every worker process ends at once ({error}): {GUARD}") from error
+                    executor.shutdown(
+                        wait=True
+                    )  # what it still closes could otherwise be the next one's pipes
                     executor, work = self._make()
         finally:
             self._end(executor, queue.pending)
@@ -125,8 +133,8 @@ class Runner:
 class _Queue:
     """Jobs that wait, that are pending, and that are done once more.
 
-    A worker that dies takes all pending jobs along. These are repeated one by one, so that the next that dies, dies
-    of its own job.
+    A worker that dies takes all pending jobs along. These are done again one by one: the next that dies, dies of its
+    own job, which is then repeated once.
 
     Parameters
     ----------
@@ -140,16 +148,18 @@ class _Queue:
     def __init__(self, jobs: list[Job], window: int, died: list[tuple[Job, str]]) -> None:
         self._waiting, self._suspects = deque(jobs), deque[Job]()
         self._window, self._died = window, died
-        self._repeated: set[tuple[int, int]] = set()
+        self._suspected: set[tuple[int, int]] = set()
+        self._failed: set[tuple[int, int]] = set()
         self.pending: dict[Future[Any], Job] = {}
 
     def has_more(self) -> bool:
+        """Whether anything is left to do or to wait for."""
         return bool(self._waiting or self._suspects or self.pending)
 
     def fill(self, submit: Callable[[Job], Future[Any]]) -> None:
         """Submit what there is room for."""
-        is_repeating = any(job.key in self._repeated for job in self.pending.values())
-        queue, room = (self._waiting, self._window)
+        is_repeating = any(job.key in self._suspected for job in self.pending.values())
+        queue, room = self._waiting, self._window
         if self._suspects or is_repeating:
             queue, room = self._suspects, 1
         while queue and len(self.pending) < room:
@@ -168,23 +178,30 @@ class _Queue:
         except (UsageError, BrokenExecutor):
             raise
         except Exception as error:
-            self._again(self.pending.pop(future), error)
+            self._repeat(self.pending.pop(future), error)
             return None
         self.pending.pop(future)
         return result
 
     def lose_all(self, error: BaseException) -> None:
         """The executor broke: all that is pending has to be done again."""
-        for job in self.pending.values():
-            self._again(job, error)
+        lost = [*self.pending.values()]
         self.pending.clear()
+        if len(lost) == 1:
+            self._repeat(lost[0], error)
+        else:
+            self._suspect(lost)
 
-    def _again(self, job, error):
-        if job.key in self._repeated:
+    def _repeat(self, job, error):
+        if job.key in self._failed:
             self._died.append((job, f"{type(error).__name__}: {error}".rstrip(": ")))
         else:
-            self._repeated.add(job.key)
-            self._suspects.append(job)
+            self._failed.add(job.key)
+            self._suspect([job])
+
+    def _suspect(self, jobs):
+        self._suspected.update(job.key for job in jobs)
+        self._suspects.extend(jobs)
 
 
 def _is_broken(future):

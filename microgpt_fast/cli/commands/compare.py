@@ -56,7 +56,8 @@ def run(options, stdout):
     from ...lab.report import as_dict, table, write_csv
 
     experiment = make_experiment(options)
-    tell(f"{len(experiment.jobs())} runs; results are kept in {experiment.path}")
+    if experiment.note:
+        tell(experiment.note)
     with stop_on_signals(experiment) as ending, machines_file(experiment.path):
         comparison = carry_out(experiment)
     if comparison.done:
@@ -144,8 +145,10 @@ def carry_out(experiment):
     """Do the runs, and show how far they are; returns the Comparison."""
     from ...lab.progress import RunProgress
 
-    comparison = experiment.comparison()
-    with RunProgress(comparison.total) as progress:
-        for comparison in experiment.steps():
+    with RunProgress(experiment.comparison().total) as progress:
+        for number, comparison in enumerate(experiment.steps()):
+            if number == 0:
+                known = f", of which {comparison.done} are done" if comparison.done else ""
+                tell(f"{comparison.total} runs{known}; results are kept in {experiment.path}")
             progress.report(comparison.done)
     return experiment.comparison()
