@@ -38,6 +38,12 @@ MODELS = {
         "float32",
         ["", "축하"],
     ),
+    "bytes": (
+        lambda: lines([HOSTILE * 9], data_mode="stream", tokenizer="byte", n_embd=32, n_layer=2, block_size=8),
+        "float32",
+        ["", "<b>"],
+    ),
+    "smallest": (lambda: lines("a\na", block_size=1, n_embd=1, n_head=1, num_steps=1), "float32", ["", "a"]),
     "hostile": (lambda: lines(HOSTILE, activation="gelu"), "int8", ["", "<"]),
 }
 
@@ -63,6 +69,7 @@ def visit(chromium, tmp_path, built_core):
         file = tmp_path / f"page{len(contexts)}.html"
         file.write_bytes(content)
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(10_000)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
@@ -72,6 +79,7 @@ def visit(chromium, tmp_path, built_core):
             "request", lambda request: faults.append(request.url) if request.url != file.as_uri() else None
         )
         tab.goto(file.as_uri())
+        assert not faults
         tab.wait_for_selector("#self-test.good, #self-test.bad")
         return tab
 

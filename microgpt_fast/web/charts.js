@@ -73,7 +73,10 @@ export function heatMap(values, n, { hover, click }) {
   };
   canvas.addEventListener("pointermove", (event) => hover(...place(event)));
   canvas.addEventListener("pointerleave", () => hover());
-  canvas.addEventListener("click", (event) => click(...place(event)));
+  canvas.addEventListener("click", (event) => {
+    click(...place(event));
+    hover(...place(event)); // for fingers, which do not hover
+  });
   return canvas;
 }
 

@@ -81,8 +81,9 @@ export function insideView(state) {
     for (let layer = 0; layer < n_layer; layer++) {
       for (let head = 0; head < n_head; head++) {
         const row = seen.layers[layer].attention.subarray((head * N + at) * N, (head * N + at) * N + at + 1);
+        const most = ranking(row).slice(0, 3).map((i) => `${label(ids[i])} ${percent(row[i])}`).join(", ");
         strips.append(el("span", { class: "num soft" }, `${layer}.${head}`),
-          el("div", { class: "strip" }, Array.from(row, (p, i) => el("span", { style: heat(p ** 0.8), title: `${label(ids[i])}: ${percent(p)}` }, label(ids[i])))));
+          el("div", { class: "strip", role: "img", "aria-label": `layer${layer} head ${head}, mostly: ${most}` }, Array.from(row, (p, i) => el("span", { style: heat(p ** 0.8), title: `${label(ids[i])}: ${percent(p)}` }, label(ids[i])))));
       }
     }
   }

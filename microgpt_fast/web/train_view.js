@@ -10,6 +10,7 @@ const FRAME = 12; // milliseconds of training between two pictures
 const WATCHED = 5; // seconds that a whole training takes at the slow pace
 const MOST_TEXT = 20e6; // characters
 const KEPT_ASIDE = 100e3; // a longer text is kept out of the text field, which would be slow
+const COUNTED = 20; // the least steps in one call that count for the speed: what a call costs is not meant
 const SAMPLES = 20; // drawn at the end, as the original does
 
 export function trainView(state, { trained, savePage }) {
@@ -125,8 +126,10 @@ export function trainView(state, { trained, savePage }) {
           const took = performance.now() - start;
           if (losses.some((loss) => !Number.isFinite(loss))) throw new Error("The training diverged: choose a smaller learning_rate.");
           credit -= steps;
-          spent += took;
-          counted += steps;
+          if (steps >= COUNTED) {
+            spent += took;
+            counted += steps;
+          }
           size = Math.max(1, Math.min(1000, Math.floor((steps * FRAME) / Math.max(took, 0.05) / 2)));
           if (trainer.step % every === 0 && !trainer.isDone) along();
         }
@@ -207,7 +210,7 @@ export function trainView(state, { trained, savePage }) {
     const mean = last.reduce((sum, loss) => sum + loss, 0) / last.length;
     const rows = [["step", trainer ? `${grouped(trainer.step)} / ${grouped(num_steps)}` : "–"],
       ["loss, mean of 50", last.length ? mean.toFixed(3) : "–"],
-      ["steps per second", counted > 50 ? grouped(counted / (spent / 1000)) : "–"],
+      ["steps per second", counted ? grouped(counted / (spent / 1000)) : "–"],
       ["documents", trainer ? grouped(trainer.documents.length) : "–"],
       ["tokens known", trainer ? trainer.model.config.vocab_size : "–"],
       ["parameters", trainer ? grouped(trainer.model.count) : "–"]];
