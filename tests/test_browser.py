@@ -39,7 +39,9 @@ MODELS = {
         ["", "축하"],
     ),
     "bytes": (
-        lambda: lines([HOSTILE * 9], data_mode="stream", tokenizer="byte", n_embd=32, n_layer=2, block_size=8),
+        lambda: lines(
+            [HOSTILE * 9], data_mode="stream", tokenizer="byte", n_embd=32, n_layer=2, block_size=8
+        ),
         "float32",
         ["", "<b>"],
     ),
@@ -212,6 +214,27 @@ def test_it_trains_as_python_does(visit, width, tmp_path):
     again = visit((tmp_path / "saved.html").read_bytes(), width)
     assert again.get_attribute("#self-test", "class") == "test good"
     assert write(again, "", 0, 1, 16) == mg.generate(model, 1, temperature=0)
+
+
+def test_a_page_saved_from_hostile_text_is_right_too(visit, tmp_path):
+    tab = visit(page_of(mg.train(num_steps=0, dtype="float32").model, opens="train"))
+    tab.check("text=my own text")
+    tab.fill("#own-text", HOSTILE)
+    tab.get_by_label("It is").select_option("lines")
+    tab.fill("#num_steps", "100")
+    tab.select_option("#pace", "full")
+    tab.click("#train")
+    tab.wait_for_selector("#final li")
+    with tab.expect_download() as download:
+        tab.click("text=Save as a page")
+    download.value.save_as(tmp_path / "saved.html")
+    again = visit((tmp_path / "saved.html").read_bytes())
+    assert again.get_attribute("#self-test", "class") == "test good"
+    (tmp_path / "text").write_text(HOSTILE, encoding="utf-8")
+    run = mg.train(tmp_path / "text", num_steps=100, dtype="float32")
+    chars = again.evaluate("microgpt.state.current.tokenizer.chars")
+    assert chars == run.model.tokenizer.chars
+    assert write(again, "", 0, 1, 16) == mg.generate(run.model, 1, temperature=0)
 
 
 def test_training_can_be_paused_and_the_other_views_follow(visit):
