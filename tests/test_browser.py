@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = (360, 1280)
-HOSTILE = "<b>\n</script>\n&lt;\n<!--\n\u2028\n\"'`\\\n<img/src=x onerror=alert(1)>\n"
+HOSTILE = "</script>\n<b>\n&lt;\n<!--\n\u2028\n\"'`\\\n<img/src=x onerror=alert(1)>\n"
 TABS = ("write", "train", "inside", "lessons")
 
 
