@@ -11,7 +11,9 @@ const BUDGET = 12; // milliseconds between two pictures
 const MOST_SURPRISE = 4000; // characters that are coloured
 
 export function writeView(state) {
-  const prompt = el("textarea", { class: "line", rows: 1, autocomplete: "off", spellcheck: "false", id: "prompt", placeholder: "empty: from the beginning" });
+  const prompt = el("textarea", {
+    class: "line", rows: 1, autocomplete: "off", spellcheck: "false", id: "prompt", placeholder: "empty: from the beginning",
+  });
   const temperature = slider(0, 2, 0.05, 0.5);
   const topK = number(0, 0), topP = slider(0.05, 1, 0.05, 1), seed = number(42, 0), count = number(10), length = number(16);
   const message = el("p", { class: "message", role: "alert" });
@@ -88,7 +90,8 @@ export function writeView(state) {
       const isEnd = id === tokenizer.bos;
       const text = sample.decode(id);
       sample.spans.push(el("span", {
-        class: isEnd ? "token end" : "token", onclick: () => choose(samples.indexOf(sample), index), title: isForced ? "chosen by you" : undefined,
+        class: isEnd ? "token end" : "token", title: isForced ? "chosen by you" : null,
+        onclick: () => choose(samples.indexOf(sample), index),
       }, isEnd ? "end" : text));
       sample.node.append(sample.spans[index]);
     }
@@ -227,7 +230,8 @@ function surpriseCard(state) {
       const note = `${label}: ${percent(weights[id])}, ${own.toFixed(1)} bits`;
       const piece = decode(id);
       return el("span", { title: note, style: heat(own / 10), onpointerenter: () => (details.textContent = note) },
-        id === tokenizer.bos ? el("span", { class: "sign small" }, " end") : piece === "\n" ? [el("span", { class: "sign" }, visible("\n")), "\n"] : piece);
+        id === tokenizer.bos ? el("span", { class: "sign small" }, " end")
+          : piece === "\n" ? [el("span", { class: "sign" }, visible("\n")), "\n"] : piece);
     }));
   }
 
