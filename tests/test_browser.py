@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = (360, 1280)
-HOSTILE = "<b>\n</script>\n&lt;\n<!--\n\u2028\n\"'`\\\n<img/src=x onerror=alert(1)>\n"
+HOSTILE = "</script>\n<b>\n&lt;\n<!--\n\u2028\n\"'`\\\n<img/src=x onerror=alert(1)>\n"
 TABS = ("write", "train", "inside", "lessons")
 
 
@@ -38,6 +38,14 @@ MODELS = {
         "float32",
         ["", "축하"],
     ),
+    "bytes": (
+        lambda: lines(
+            [HOSTILE * 9], data_mode="stream", tokenizer="byte", n_embd=32, n_layer=2, block_size=8
+        ),
+        "float32",
+        ["", "<b>"],
+    ),
+    "smallest": (lambda: lines("a\na", block_size=1, n_embd=1, n_head=1, num_steps=1), "float32", ["", "a"]),
     "hostile": (lambda: lines(HOSTILE, activation="gelu"), "int8", ["", "<"]),
 }
 
@@ -63,6 +71,7 @@ def visit(chromium, tmp_path, built_core):
         file = tmp_path / f"page{len(contexts)}.html"
         file.write_bytes(content)
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(10_000)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
@@ -72,6 +81,7 @@ def visit(chromium, tmp_path, built_core):
             "request", lambda request: faults.append(request.url) if request.url != file.as_uri() else None
         )
         tab.goto(file.as_uri())
+        assert not faults
         tab.wait_for_selector("#self-test.good, #self-test.bad")
         return tab
 
@@ -204,6 +214,27 @@ def test_it_trains_as_python_does(visit, width, tmp_path):
     again = visit((tmp_path / "saved.html").read_bytes(), width)
     assert again.get_attribute("#self-test", "class") == "test good"
     assert write(again, "", 0, 1, 16) == mg.generate(model, 1, temperature=0)
+
+
+def test_a_page_saved_from_hostile_text_is_right_too(visit, tmp_path):
+    tab = visit(page_of(mg.train(num_steps=0, dtype="float32").model, opens="train"))
+    tab.check("text=my own text")
+    tab.fill("#own-text", HOSTILE)
+    tab.get_by_label("It is").select_option("lines")
+    tab.fill("#num_steps", "100")
+    tab.select_option("#pace", "full")
+    tab.click("#train")
+    tab.wait_for_selector("#final li")
+    with tab.expect_download() as download:
+        tab.click("text=Save as a page")
+    download.value.save_as(tmp_path / "saved.html")
+    again = visit((tmp_path / "saved.html").read_bytes())
+    assert again.get_attribute("#self-test", "class") == "test good"
+    (tmp_path / "text").write_text(HOSTILE, encoding="utf-8")
+    run = mg.train(tmp_path / "text", num_steps=100, dtype="float32")
+    chars = again.evaluate("microgpt.state.current.tokenizer.chars")
+    assert chars == run.model.tokenizer.chars
+    assert write(again, "", 0, 1, 16) == mg.generate(run.model, 1, temperature=0)
 
 
 def test_training_can_be_paused_and_the_other_views_follow(visit):

@@ -11,6 +11,7 @@ from test_wasm import node
 
 import microgpt_fast as mg
 from microgpt_fast.data.batches import Stream
+from microgpt_fast.export.page import ENTRY, bundle
 from microgpt_fast.sampling.sample import Writer
 
 WEB = Path(__file__).parent / "web"
@@ -21,6 +22,15 @@ def test_units():
         pytest.skip("needs Node.js")
     run = subprocess.run(["node", "--test", WEB / "units.test.mjs"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
+
+
+def test_the_modules_together_are_one_program(tmp_path):
+    """No two of them have a name in common."""
+    if not shutil.which("node"):
+        pytest.skip("needs Node.js")
+    (tmp_path / "bundle.mjs").write_text(bundle(ENTRY), encoding="utf-8")
+    run = subprocess.run(["node", "--check", tmp_path / "bundle.mjs"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_top_k_and_top_p_are_pythons():

@@ -79,7 +79,8 @@ function build(state) {
   const keys = Object.keys(views);
   const tabs = {}, panels = {};
   for (const key of keys) {
-    tabs[key] = el("button", { type: "button", role: "tab", id: `tab-${key}`, "aria-controls": `panel-${key}`, onclick: () => show(key) }, views[key][0]);
+    const names = { id: `tab-${key}`, "aria-controls": `panel-${key}` };
+    tabs[key] = el("button", { type: "button", role: "tab", ...names, onclick: () => show(key) }, views[key][0]);
     panels[key] = el("div", { role: "tabpanel", id: `panel-${key}`, "aria-labelledby": `tab-${key}` }, views[key][1].node);
   }
   const bar = el("div", { role: "tablist", "aria-label": "Views" }, Object.values(tabs));
@@ -121,7 +122,8 @@ function build(state) {
 }
 
 // JSON that cannot end the element it stands in.
-const inert = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const inert = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (char) =>
+  `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 // This page with another model in it, as a file.
 async function savePage(state, { model, tokenizer, isStream, temperature, example }) {

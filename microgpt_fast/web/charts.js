@@ -45,7 +45,7 @@ export function lossChart(losses, total, first, room) {
     const share = Math.max(1 / (i + 1), 0.02);
     mean += (loss - mean) * share;
     if (i % every === 0) dots.push(`M${x(i + 1).toFixed(1)} ${y(loss).toFixed(1)}h.01`);
-    if (i % every === 0 || i === losses.length - 1) curve.push(`${curve.length ? "L" : "M"}${x(i + 1).toFixed(1)} ${y(mean).toFixed(1)}`);
+    if (i % every === 0 || i === losses.length - 1) curve.push(`${x(i + 1).toFixed(1)} ${y(mean).toFixed(1)}`);
   });
   const ticks = Array.from({ length: Math.floor(most) + 1 }, (_, i) => i).filter((_, i, all) => all.length < 9 || i % 2 === 0);
   const label = losses.length ? `Loss after ${losses.length} of ${total} steps: ${mean.toFixed(2)} on average` : "No steps yet";
@@ -55,7 +55,7 @@ export function lossChart(losses, total, first, room) {
     svg("text", { x: left, y: height - 6 }, "0"),
     svg("text", { x: width - 8, y: height - 6, "text-anchor": "end" }, `${total.toLocaleString("en")} steps`),
     svg("path", { d: dots.join(""), stroke: "var(--blue)", "stroke-width": 3, "stroke-linecap": "round", opacity: 0.3 }),
-    svg("path", { class: "curve", d: curve.join("") }));
+    svg("path", { class: "curve", d: curve.length ? `M${curve.join("L")}` : "" }));
 }
 
 // A square matrix of shares as a canvas; `hover` gets (row, column) or nothing.
@@ -73,7 +73,10 @@ export function heatMap(values, n, { hover, click }) {
   };
   canvas.addEventListener("pointermove", (event) => hover(...place(event)));
   canvas.addEventListener("pointerleave", () => hover());
-  canvas.addEventListener("click", (event) => click(...place(event)));
+  canvas.addEventListener("click", (event) => {
+    click(...place(event));
+    hover(...place(event)); // for fingers, which do not hover
+  });
   return canvas;
 }
 
@@ -120,11 +123,15 @@ export function scatter(points, label) {
 }
 
 // A background that tells a share, for `el`'s style.
-export const heat = (share, kind = "heat") => ({ "background-color": `rgba(var(--${kind}), ${(0.85 * Math.min(1, Math.max(0, share))).toFixed(3)})` });
+export function heat(share, kind = "heat") {
+  const opacity = 0.85 * Math.min(1, Math.max(0, share)); // text must be read on it
+  return { "background-color": `rgba(var(--${kind}), ${opacity.toFixed(3)})` };
+}
 
 // A small vector as coloured squares.
 export function vectorSquares(values) {
   const largest = Math.max(...values.map(Math.abs), 1e-9);
   return el("div", { class: "vector", role: "img", "aria-label": values.map((v) => v.toFixed(2)).join(", ") },
-    Array.from(values, (value) => el("i", { title: value.toFixed(3), style: heat(Math.abs(value) / largest, value < 0 ? "cool" : "heat") })));
+    Array.from(values, (value) =>
+      el("i", { title: value.toFixed(3), style: heat(Math.abs(value) / largest, value < 0 ? "cool" : "heat") })));
 }

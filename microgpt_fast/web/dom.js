@@ -16,6 +16,16 @@ function fill(node, properties, children) {
 export const el = (tag, properties, ...children) => fill(document.createElement(tag), properties, children);
 export const svg = (tag, properties, ...children) => fill(document.createElementNS(SVG, tag), properties, children);
 
+// Text in the document's voice, in the code's, and as a note.
+export const p = (...content) => el("p", {}, content);
+export const code = (text) => el("code", {}, text);
+export const caption = (...content) => el("p", { class: "small soft" }, content);
+
+// A table with these column heads, of which all but the first are numbers' with `isNumeric`.
+export const table = (heads, rows, { isNumeric, ...properties } = {}) => el("table", properties,
+  el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: isNumeric && i ? "num" : null }, head)))),
+  el("tbody", {}, rows));
+
 // A labelled input; `shown` tells the value of a slider.
 export function field(label, input, shown) {
   const value = shown && el("span", { class: "num" }, shown(input.value));
@@ -29,7 +39,11 @@ export const select = (options, value) =>
   el("select", {}, Object.entries(options).map(([key, text]) => el("option", { value: key, selected: key === String(value) }, text)));
 
 export const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
-export const short = (x) => (x === 0 ? "0" : Math.abs(x) >= 0.001 && Math.abs(x) < 1e4 ? x.toFixed(Math.abs(x) < 0.1 ? 4 : 3) : x.toExponential(1));
+export function short(x) {
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  return size >= 0.001 && size < 1e4 ? x.toFixed(size < 0.1 ? 4 : 3) : x.toExponential(1);
+}
 export const grouped = (n) => Math.round(n).toLocaleString("en");
 
 // Calls `work` now and then until it returns false, so that the page stays alive; returns a function that stops it.

@@ -1,8 +1,11 @@
 // See inside: attention, what each layer would predict, norms, embeddings, and what a replaced token changes.
 
 import { amountBars, heat, heatMap, principalAxes, probabilityBars, scatter } from "./charts.js";
-import { el, field, percent, select, short } from "./dom.js";
+import { caption, code, el, field, percent, select, table } from "./dom.js";
 import { ranking, softmax } from "./sampling.js";
+
+const LONGEST_EXAMPLE = 24; // tokens
+const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(1)}`;
 
 export function insideView(state) {
   const text = el("input", { type: "text", id: "inside-text", autocomplete: "off", spellcheck: "false" });
@@ -11,7 +14,9 @@ export function insideView(state) {
   const maps = el("div", { class: "maps" }), readout = el("p", { class: "small soft", "aria-live": "polite" }, " ");
   const strips = el("div", { class: "strips" });
   const lens = el("div", { class: "scroll" }), norms = el("div", {}), next = el("div", {});
-  const which = select({ wte: "wte: tokens, when they are read", lm_head: "lm_head: tokens, when they are predicted", wpe: "wpe: positions" }, "wte");
+  const which = select({
+    wte: "wte: tokens, when they are read", lm_head: "lm_head: tokens, when they are predicted", wpe: "wpe: positions",
+  }, "wte");
   const map = el("div", { class: "plane" });
   const replacement = select({}, ""), changes = el("div", { class: "scroll" });
   let ids = [], at = 0, seen = null;
@@ -24,7 +29,7 @@ export function insideView(state) {
     try {
       const all = [tokenizer.bos, ...tokenizer.encode(text.value)];
       ids = all.slice(0, model.config.block_size);
-      if (all.length > ids.length) message.textContent = `The model reads ${model.config.block_size} tokens: the first of them are shown.`;
+      if (all.length > ids.length) message.textContent = `The model reads ${ids.length} tokens: the first of them are shown.`;
     } catch (error) {
       message.textContent = error.message;
       return;
@@ -47,9 +52,9 @@ export function insideView(state) {
         const name = `layer${layer} head ${head}`;
         const canvas = heatMap(values, N, {
           hover(row, column) {
-            readout.textContent = row === undefined ? " " : column > row
-              ? `${name}: ${label(ids[row])} (position ${row}) cannot look at what comes later`
-              : `${name}: ${label(ids[row])} (position ${row}) looks at ${label(ids[column])} (position ${column}) with ${percent(values[row * N + column])}`;
+            const at = (i) => `${label(ids[i])} (position ${i})`;
+            readout.textContent = row === undefined ? " " : column > row ? `${name}: ${at(row)} cannot look at what comes later`
+              : `${name}: ${at(row)} looks at ${at(column)} with ${percent(values[row * N + column])}`;
           },
           click: (row) => select_(row),
         });
@@ -62,8 +67,9 @@ export function insideView(state) {
 
   function select_(position) {
     at = position;
-    tokens.replaceChildren(...ids.map((id, i) =>
-      el("button", { type: "button", "aria-pressed": String(i === at), title: `position ${i}`, onclick: () => select_(i) }, label(id))));
+    tokens.replaceChildren(...ids.map((id, i) => el("button", {
+      type: "button", "aria-pressed": String(i === at), title: `position ${i}`, onclick: () => select_(i),
+    }, label(id))));
     drawStrips();
     drawLens();
     drawNorms();
@@ -81,8 +87,11 @@ export function insideView(state) {
     for (let layer = 0; layer < n_layer; layer++) {
       for (let head = 0; head < n_head; head++) {
         const row = seen.layers[layer].attention.subarray((head * N + at) * N, (head * N + at) * N + at + 1);
+        const most = ranking(row).slice(0, 3).map((i) => `${label(ids[i])} ${percent(row[i])}`).join(", ");
         strips.append(el("span", { class: "num soft" }, `${layer}.${head}`),
-          el("div", { class: "strip" }, Array.from(row, (p, i) => el("span", { style: heat(p ** 0.8), title: `${label(ids[i])}: ${percent(p)}` }, label(ids[i])))));
+          el("div", { class: "strip", role: "img", "aria-label": `layer${layer} head ${head}, mostly: ${most}` },
+            Array.from(row, (share, i) =>
+              el("span", { style: heat(share ** 0.8), title: `${label(ids[i])}: ${percent(share)}` }, label(ids[i])))));
       }
     }
   }
@@ -113,8 +122,7 @@ export function insideView(state) {
         el("td", {}, el("span", { class: "cell", style: heat(weights[id], "cool"), title: percent(weights[id]) }, tokenizer.label(id)),
           el("small", {}, percent(weights[id])))));
     });
-    lens.replaceChildren(el("table", { class: "lens" }, el("thead", {}, el("tr", {}, ["after", "1st", "2nd", "3rd", "4th", "5th"].map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, rows)));
+    lens.replaceChildren(table(["after", "1st", "2nd", "3rd", "4th", "5th"], rows, { class: "lens" }));
   }
 
   function drawNorms() {
@@ -122,14 +130,14 @@ export function insideView(state) {
   }
 
   function drawMap() {
-    const { model, tokenizer } = state.current;
+    const { model } = state.current;
     const tensor = model.tensor(which.value);
     const C = model.config.n_embd;
     const count = Math.min(tensor.length / C, 300);
     const rows = Array.from({ length: count }, (_, i) => tensor.subarray(i * C, (i + 1) * C));
     const isPosition = which.value === "wpe";
     map.replaceChildren(scatter(principalAxes(rows).map(([x, y], i) => ({
-      x, y, label: isPosition ? String(i) : i === tokenizer.bos ? "bos" : tokenizer.label(i), isChosen: isPosition ? i === at : i === ids[at],
+      x, y, label: isPosition ? String(i) : label(i), isChosen: i === (isPosition ? at : ids[at]),
     })), `The rows of ${which.value} on their two principal axes`));
   }
 
@@ -146,7 +154,8 @@ export function insideView(state) {
   // The largest changes of the last prediction when the chosen token is another one.
   function drawChanges() {
     if (replacement.value === "") {
-      changes.replaceChildren(el("p", { class: "soft small" }, "The chosen position’s token can be replaced by another one: what then changes at the end of the text?"));
+      changes.replaceChildren(caption("The chosen position’s token can be replaced by another one: ",
+        "what then changes at the end of the text?"));
       return;
     }
     const { model, tokenizer } = state.current;
@@ -155,12 +164,12 @@ export function insideView(state) {
     const last = (inside) => softmax(inside.logits.subarray((ids.length - 1) * V, ids.length * V));
     const before = last(seen), after = last(model.inside(other));
     const order = Array.from(before, (_, id) => id).sort((a, b) => Math.abs(after[b] - before[b]) - Math.abs(after[a] - before[a]));
+    const numbers = (id) => [percent(before[id]), percent(after[id]), signed(100 * (after[id] - before[id]))];
+    const row = (id) => el("tr", {}, el("th", { scope: "row" }, el("span", { class: "num" }, tokenizer.label(id))),
+      numbers(id).map((text) => el("td", { class: "num" }, text)));
     changes.replaceChildren(
-      el("p", { class: "small" }, "After ", el("code", {}, other.map(label).join(" ")), " instead of ", el("code", {}, ids.map(label).join(" ")), ":"),
-      el("table", {}, el("thead", {}, el("tr", {}, ["next token", "before", "after", "change"].map((name, i) => el("th", { scope: "col", class: i ? "num" : "" }, name)))),
-        el("tbody", {}, order.slice(0, 8).map((id) => el("tr", {}, el("th", { scope: "row" }, el("span", { class: "num" }, tokenizer.label(id))),
-          el("td", { class: "num" }, percent(before[id])), el("td", { class: "num" }, percent(after[id])),
-          el("td", { class: "num" }, `${after[id] >= before[id] ? "+" : "−"}${(100 * Math.abs(after[id] - before[id])).toFixed(1)}`))))));
+      caption("After ", code(other.map(label).join(" ")), " instead of ", code(ids.map(label).join(" ")), ":"),
+      table(["next token", "before", "after", "change"], order.slice(0, 8).map(row), { isNumeric: true }));
   }
 
   let timer = 0;
@@ -171,26 +180,31 @@ export function insideView(state) {
   which.addEventListener("change", drawMap);
   replacement.addEventListener("change", drawChanges);
 
-  const card = (title, note, ...content) => el("section", { class: "card" }, el("h2", {}, title), el("p", { class: "soft small" }, note), content);
+  const card = (title, note, ...content) => el("section", { class: "card" }, el("h2", {}, title), caption(note), content);
   const node = el("div", {},
-    el("section", { class: "card" }, field("A text", text), message, el("p", { class: "soft small" }, "Choose a position: everything below is about it."), tokens),
+    el("section", { class: "card" }, field("A text", text), message,
+      caption("Choose a position: everything below is about it."), tokens),
     el("div", { class: "two even" },
       card("What comes next", "softmax(logits) after the chosen position; the token that does follow is marked.", next),
-      card("What each block would predict", "The residual stream x after each block, multiplied by lm_head as if it were the last (the logit lens).", lens)),
-    card("Attention", "attn_weights of each layer and head: a row for each position, dark where it looks. Point at a cell, or choose its row.", maps, readout,
-      el("h3", {}, "The chosen row"), el("p", { class: "soft small" }, "layer.head, and how much of each token’s value it takes."), el("div", { class: "scroll" }, strips)),
+      card("What each block would predict",
+        "The residual stream x after each block, multiplied by lm_head as if it were the last (the logit lens).", lens)),
+    card("Attention",
+      "attn_weights of each layer and head: a row for each position, dark where it looks. Point at a cell, or choose its row.",
+      maps, readout, el("h3", {}, "The chosen row"),
+      caption("layer.head, and how much of each token’s value it takes."), el("div", { class: "scroll" }, strips)),
     el("div", { class: "two even" },
       card("The length of x", "The norm of the residual stream at the chosen position, block after block.", norms),
       card("One token replaced", "At the chosen position.", field("by", replacement), changes)),
-    card("A map of the embeddings", "Rows of a matrix on their two principal axes: neighbours are alike to the model.", field("Matrix", which), map));
+    card("A map of the embeddings", "Rows of a matrix on their two principal axes: neighbours are alike to the model.",
+      field("Matrix", which), map));
   return {
     node,
     changed() {
       const { model, tokenizer } = state.current;
-      const example = state.current.example ?? "";
-      let length = [...example].length;
-      while (length && tokenizer.encode([...example].slice(0, length).join("")).length >= Math.min(model.config.block_size, 24)) length--;
-      text.value = [...example].slice(0, length).join("").replace(/\n/g, " ");
+      const characters = [...(state.current.example ?? "")];
+      const most = Math.min(model.config.block_size, LONGEST_EXAMPLE);
+      while (tokenizer.encode(characters.join("")).length >= most && characters.length) characters.pop();
+      text.value = characters.join("").replace(/\n/g, " ");
       try {
         tokenizer.encode(text.value);
       } catch {

@@ -2,7 +2,7 @@
 
 import { amountBars, lossChart } from "./charts.js";
 import { ACTIVATIONS, refusal } from "./core.js";
-import { download, el, field, grouped, number, repeatedly, select, short } from "./dom.js";
+import { caption, code, download, el, field, grouped, number, p, repeatedly, select, short } from "./dom.js";
 import { safetensors } from "./safetensors.js";
 import { DEFAULTS, Trainer, looksLikeStream } from "./training.js";
 
@@ -10,6 +10,7 @@ const FRAME = 12; // milliseconds of training between two pictures
 const WATCHED = 5; // seconds that a whole training takes at the slow pace
 const MOST_TEXT = 20e6; // characters
 const KEPT_ASIDE = 100e3; // a longer text is kept out of the text field, which would be slow
+const COUNTED = 20; // the least steps in one call that count for the speed: what a call costs is not meant
 const SAMPLES = 20; // drawn at the end, as the original does
 
 export function trainView(state, { trained, savePage }) {
@@ -23,7 +24,9 @@ export function trainView(state, { trained, savePage }) {
   const pace = select({ watch: "slowly, to watch", full: "full speed" }, "watch");
   pace.id = "pace";
   const mode = select({ auto: "find out", lines: "a document per line", stream: "one long text" }, "auto");
-  const own = el("textarea", { id: "own-text", rows: 5, spellcheck: "false", placeholder: "Paste a text: one word or sentence per line, or one long text." });
+  const own = el("textarea", {
+    id: "own-text", rows: 5, spellcheck: "false", placeholder: "Paste a text: one word or sentence per line, or one long text.",
+  });
   const aside = el("p", { class: "small soft" });
   const file = el("input", { type: "file", accept: "text/*,.txt,.md,.csv" });
   let long = null; // a pasted text too long for the field
@@ -35,7 +38,7 @@ export function trainView(state, { trained, savePage }) {
   const go = el("button", { type: "button", class: "primary", id: "train", onclick: () => (halt ? pause() : train()) }, "Train");
   const one = el("button", { type: "button", id: "step", onclick: step }, "One step");
   const reset = el("button", { type: "button", onclick: restart }, "Reset");
-  const save = el("button", { type: "button", disabled: true, onclick: () => download("model.safetensors", safetensors(trainer.model, trainer.tokenizer, trainer.options), "application/octet-stream") }, "Save .safetensors");
+  const save = el("button", { type: "button", disabled: true, onclick: saveModel }, "Save .safetensors");
   const saveHtml = el("button", { type: "button", disabled: true, onclick: () => savePage(asModel()) }, "Save as a page");
   const chart = el("div", {});
   const figures = el("dl", { class: "figures", id: "figures" });
@@ -72,10 +75,14 @@ export function trainView(state, { trained, savePage }) {
     const wrong = refusal({ ...options, vocab_size: 1 });
     if (wrong) throw new Error(wrong);
     if (!(options.learning_rate > 0)) throw new Error("learning_rate must be a number above 0.");
-    if (!Number.isSafeInteger(options.num_steps) || options.num_steps < 1) throw new Error("num_steps must be a whole number of at least 1.");
+    if (!Number.isSafeInteger(options.num_steps) || options.num_steps < 1) {
+      throw new Error("num_steps must be a whole number of at least 1.");
+    }
     if (!Number.isSafeInteger(options.seed)) throw new Error("seed must be a whole number.");
     const all = text();
-    if (all.length > MOST_TEXT) throw new Error(`A page takes texts of up to ${MOST_TEXT / 1e6} million characters, this one has ${grouped(all.length)}.`);
+    if (all.length > MOST_TEXT) {
+      throw new Error(`A page takes ${MOST_TEXT / 1e6} million characters, this text has ${grouped(all.length)}.`);
+    }
     const asks = chosenSource() === "own" ? mode.value : "lines";
     const data_mode = asks === "auto" ? (looksLikeStream(all, options.block_size) ? "stream" : "lines") : asks;
     trainer = new Trainer(state.core, all, { ...options, data_mode });
@@ -87,8 +94,15 @@ export function trainView(state, { trained, savePage }) {
 
   function asModel() {
     const { model, tokenizer, options, documents } = trainer;
-    return { model, tokenizer, name: `trained here, ${grouped(trainer.step)} steps`, isStream: options.data_mode === "stream", temperature: 0.5,
-      example: documents[0].slice(0, 200) };
+    return {
+      model, tokenizer, name: `trained here, ${grouped(trainer.step)} steps`, isStream: options.data_mode === "stream",
+      temperature: 0.5, example: documents[0].slice(0, 200),
+    };
+  }
+
+  function saveModel() {
+    const { model, tokenizer, options } = trainer;
+    download("model.safetensors", safetensors(model, tokenizer, options), "application/octet-stream");
   }
 
   function attempt(work) {
@@ -125,8 +139,10 @@ export function trainView(state, { trained, savePage }) {
           const took = performance.now() - start;
           if (losses.some((loss) => !Number.isFinite(loss))) throw new Error("The training diverged: choose a smaller learning_rate.");
           credit -= steps;
-          spent += took;
-          counted += steps;
+          if (steps >= COUNTED) {
+            spent += took;
+            counted += steps;
+          }
           size = Math.max(1, Math.min(1000, Math.floor((steps * FRAME) / Math.max(took, 0.05) / 2)));
           if (trainer.step % every === 0 && !trainer.isDone) along();
         }
@@ -145,7 +161,8 @@ export function trainView(state, { trained, savePage }) {
     const random = state.core.random(trainer.step);
     try {
       const [text] = trainer.samples(1, 0.5, random);
-      samples.prepend(el("li", {}, el("span", { class: "num" }, `step ${grouped(trainer.step)}`), el("span", {}, text || "(nothing)")));
+      const when = el("span", { class: "num" }, `step ${grouped(trainer.step)}`);
+      samples.prepend(el("li", {}, when, el("span", {}, text || "(nothing)")));
     } finally {
       random.free();
     }
@@ -202,12 +219,13 @@ export function trainView(state, { trained, savePage }) {
 
   function draw() {
     const { num_steps } = trainer?.options ?? settings();
-    chart.replaceChildren(lossChart(trainer?.losses ?? [], num_steps || 1, Math.log(trainer?.model.config.vocab_size ?? 27), chart.clientWidth));
+    const unknowing = Math.log(trainer?.model.config.vocab_size ?? 27);
+    chart.replaceChildren(lossChart(trainer?.losses ?? [], num_steps || 1, unknowing, chart.clientWidth));
     const last = trainer?.losses.slice(-50) ?? [];
     const mean = last.reduce((sum, loss) => sum + loss, 0) / last.length;
     const rows = [["step", trainer ? `${grouped(trainer.step)} / ${grouped(num_steps)}` : "–"],
       ["loss, mean of 50", last.length ? mean.toFixed(3) : "–"],
-      ["steps per second", counted > 50 ? grouped(counted / (spent / 1000)) : "–"],
+      ["steps per second", counted ? grouped(counted / (spent / 1000)) : "–"],
       ["documents", trainer ? grouped(trainer.documents.length) : "–"],
       ["tokens known", trainer ? trainer.model.config.vocab_size : "–"],
       ["parameters", trainer ? grouped(trainer.model.count) : "–"]];
@@ -215,21 +233,22 @@ export function trainView(state, { trained, savePage }) {
     save.disabled = saveHtml.disabled = !trainer?.step;
   }
 
-  function showStep({ step, ids, loss, lr, tensors, example }) {
+  function showStep({ step, ids, loss, lr, norms, example }) {
     const { tokenizer } = trainer;
     const text = ids.map((id) => (id === tokenizer.bos ? "bos" : tokenizer.label(id))).join(" ");
     open.hidden = false;
     open.replaceChildren(
       el("h2", {}, `Step ${step} in the open`),
-      el("p", {}, "The document ", el("code", {}, text.length > 300 ? `${text.slice(0, 300)} …` : text), ` has a loss of ${loss.toFixed(4)}: `,
+      p("The document ", code(text.length > 300 ? `${text.slice(0, 300)} …` : text), ` has a loss of ${loss.toFixed(4)}: `,
         `${ids.length - 1} predictions, each worth −ln(probability), on average.`),
       el("div", { class: "two even" },
-        el("div", {}, el("h3", {}, "The gradient, by tensor"), el("p", { class: "small soft" }, "Its norm: how much the loss would change with this tensor."),
-          amountBars(tensors.map(({ name, gradient }) => [name, gradient]))),
-        el("div", {}, el("h3", {}, "Adam’s step, by tensor"), el("p", { class: "small soft" }, `The norm of the change, at learning rate ${short(lr)}.`),
-          amountBars(tensors.map(({ name, change }) => [name, change])))),
-      el("p", {}, "The largest gradient belongs to ", el("code", {}, example.name), `: g = ${short(example.g)}. Its averages, corrected, are m̂ = ${short(example.m_hat)} and v̂ = ${short(example.v_hat)}, `,
-        `so that it moves by −${short(lr)} · m̂ / (√v̂ + ε), from ${example.before.toFixed(5)} to ${example.after.toFixed(5)}.`));
+        el("div", {}, el("h3", {}, "The gradient, by tensor"),
+          caption("Its norm: how much the loss would change with this tensor."), amountBars(norms.gradient)),
+        el("div", {}, el("h3", {}, "Adam’s step, by tensor"),
+          caption(`The norm of the change, at learning rate ${short(lr)}.`), amountBars(norms.change))),
+      p("The largest gradient belongs to ", code(example.name), `: g = ${short(example.g)}. Its averages, corrected, are `,
+        `m̂ = ${short(example.m_hat)} and v̂ = ${short(example.v_hat)}, so that it moves by −${short(lr)} · m̂ / (√v̂ + ε), `,
+        `from ${example.before.toFixed(5)} to ${example.after.toFixed(5)}.`));
   }
 
   own.addEventListener("paste", (event) => {
@@ -257,14 +276,16 @@ export function trainView(state, { trained, savePage }) {
   const node = el("div", {},
     el("div", { class: "two left" },
       el("section", { class: "card", "aria-label": "Settings" },
-        el("fieldset", {}, el("legend", {}, "What it reads"), source("names", "5,163 first names", true), source("own", "my own text", false)),
+        el("fieldset", {}, el("legend", {}, "What it reads"),
+          source("names", "5,163 first names", true), source("own", "my own text", false)),
         ownFields,
         el("div", { class: "grid", style: { "margin-top": "12px" } },
           Object.entries(input).map(([name, node]) => field(name, node)), field("activation", activation), field("pace", pace)),
         el("div", { class: "row" }, go, one, reset), message,
         el("div", { class: "row" }, save, saveHtml)),
       el("section", { class: "card", "aria-label": "Progress" }, el("h2", {}, "Loss"),
-        el("p", { class: "soft small" }, "Nats per token: each dot a document, the line their running mean. A model that knows nothing has ln(number of tokens)."),
+        caption("Nats per token: each dot a document, the line their running mean. ",
+          "A model that knows nothing has ln(number of tokens)."),
         chart, figures, finalTitle, final, el("h3", { style: { "margin-top": "18px" } }, "Along the way"), samples)),
     open);
   draw();

@@ -115,7 +115,7 @@ export class Trainer {
     });
   }
 
-  // The next step in the open: the document, its loss, and by tensor the norms of gradient, moments and change.
+  // The next step in the open: the document, its loss, and by tensor the norms of gradient and change.
   open() {
     const { core, model, options } = this;
     const { start, length } = this.sequence(this.step);
@@ -130,24 +130,18 @@ export class Trainer {
         this.step + 1, model.struct);
       const [after, m, v] = [model.params.view, this.m.view, this.v.view];
       const change = before.map((value, i) => after[i] - value);
-      const tensors = model.table.map(({ name, rows, columns, offset, size }) => {
-        const norm = (array) => Math.hypot(...blockNorms(array, offset, offset + size));
-        return { name, rows, columns, gradient: norm(gradient), m: norm(m), v: norm(v), change: norm(change) };
-      });
       // the parameter with the largest gradient, as an example of Adam's step
-      let at = 0;
-      for (let i = 1; i < gradient.length; i++) if (Math.abs(gradient[i]) > Math.abs(gradient[at])) at = i;
-      const owner = model.table.find(({ offset, size }) => at < offset + size);
-      const place = at - owner.offset;
+      const { name, at } = steepest(model.table, gradient);
+      const correct = (beta) => 1 - beta ** (this.step + 1);
       const example = {
-        name: `${owner.name}[${Math.floor(place / owner.columns)}][${place % owner.columns}]`,
-        g: gradient[at], m: m[at], v: v[at], before: before[at], after: after[at],
-        m_hat: m[at] / (1 - options.beta1 ** (this.step + 1)), v_hat: v[at] / (1 - options.beta2 ** (this.step + 1)),
+        name, g: gradient[at], before: before[at], after: after[at],
+        m_hat: m[at] / correct(options.beta1), v_hat: v[at] / correct(options.beta2),
       };
+      const norms = { gradient: normsByTensor(model.table, gradient), change: normsByTensor(model.table, change) };
       model.changed();
       this.step += 1;
       this.losses.push(loss.view[0]);
-      return { step: this.step, ids, loss: loss.view[0], lr, tensors, example };
+      return { step: this.step, ids, loss: loss.view[0], lr, norms, example };
     });
   }
 
@@ -164,13 +158,15 @@ export class Trainer {
   }
 }
 
-// Norms of parts, since a function takes only so many arguments.
-function blockNorms(array, from, to) {
-  const norms = [];
-  for (let start = from; start < to; start += 4096) {
-    let sum = 0;
-    for (let i = start; i < Math.min(to, start + 4096); i++) sum += array[i] * array[i];
-    norms.push(Math.sqrt(sum));
-  }
-  return norms;
+// [name, the norm of its part of a flat array] of each tensor.
+export const normsByTensor = (table, flat) => table.map(({ name, offset, size }) =>
+  [name, Math.sqrt(flat.subarray(offset, offset + size).reduce((sum, value) => sum + value * value, 0))]);
+
+// The parameter with the largest gradient: its place in the flat array, and its name with row and column.
+export function steepest(table, gradient) {
+  let at = 0;
+  for (let i = 1; i < gradient.length; i++) if (Math.abs(gradient[i]) > Math.abs(gradient[at])) at = i;
+  const { name, columns, offset } = table.find(({ offset, size }) => at < offset + size);
+  const place = at - offset;
+  return { at, name: `${name}[${Math.floor(place / columns)}][${place % columns}]` };
 }

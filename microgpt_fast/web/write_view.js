@@ -5,11 +5,15 @@ import { el, field, number, percent, repeatedly, slider } from "./dom.js";
 import { Reader, beginning, limited, softmax, surprises } from "./sampling.js";
 import { visible } from "./tokenizer.js";
 
-const PER_FRAME = 4; // tokens, so that a reader sees the text come
+const PER_FRAME = 4; // tokens, so that a reader sees the text come; more of a long text
+const FRAMES = 250; // for the longest text, if the model is fast enough
+const BUDGET = 12; // milliseconds between two pictures
 const MOST_SURPRISE = 4000; // characters that are coloured
 
 export function writeView(state) {
-  const prompt = el("input", { type: "text", autocomplete: "off", spellcheck: "false", id: "prompt", placeholder: "empty: from the beginning" });
+  const prompt = el("textarea", {
+    class: "line", rows: 1, autocomplete: "off", spellcheck: "false", id: "prompt", placeholder: "empty: from the beginning",
+  });
   const temperature = slider(0, 2, 0.05, 0.5);
   const topK = number(0, 0), topP = slider(0.05, 1, 0.05, 1), seed = number(42, 0), count = number(10), length = number(16);
   const message = el("p", { class: "message", role: "alert" });
@@ -40,9 +44,11 @@ export function writeView(state) {
     const { temperature, topK, topP, length } = options();
     end();
     stop.disabled = false;
+    const perFrame = Math.max(PER_FRAME, Math.ceil(length / FRAMES));
     let at = first, reader = null, logits = null;
     halt = repeatedly(() => {
-      for (let i = 0; i < PER_FRAME; i++) {
+      const began = performance.now();
+      for (let i = 0; i < perFrame && performance.now() - began < BUDGET; i++) {
         const sample = samples[at];
         if (!sample) {
           end();
@@ -70,34 +76,41 @@ export function writeView(state) {
           end();
           return false;
         }
-        if (i === PER_FRAME - 1) show(sample);
       }
+      if (samples[at]) show(samples[at]);
     });
   }
 
+  // Shows the tokens of a sample that are new since the last time.
   function show(sample) {
     const { tokenizer } = state.current;
-    const number = samples.indexOf(sample);
-    const decode = tokenizer.decoder();
-    const tokens = sample.steps.map(({ id, isForced }, index) => {
+    sample.decode ??= tokenizer.decoder();
+    for (let index = sample.spans.length; index < sample.steps.length; index++) {
+      const { id, isForced } = sample.steps[index];
       const isEnd = id === tokenizer.bos;
-      const text = decode(id);
-      return el("span", {
-        class: `token${isEnd ? " end" : ""}${chosen?.[0] === number && chosen[1] === index ? " chosen" : ""}`,
-        onclick: () => choose(number, index),
-        title: isForced ? "chosen by you" : undefined,
-      }, isEnd ? "end" : text);
-    });
-    sample.node.replaceChildren(prompt.written && el("span", { class: "prompt" }, prompt.written), ...tokens);
+      const text = sample.decode(id);
+      sample.spans.push(el("span", {
+        class: isEnd ? "token end" : "token", title: isForced ? "chosen by you" : null,
+        onclick: () => choose(samples.indexOf(sample), index),
+      }, isEnd ? "end" : text));
+      sample.node.append(sample.spans[index]);
+    }
+  }
+
+  // Shows a sample anew, of which the tokens have changed.
+  function showAll(sample) {
+    sample.decode = null;
+    sample.spans = [];
+    sample.node.replaceChildren(...(prompt.written ? [el("span", { class: "prompt" }, prompt.written)] : []));
+    show(sample);
   }
 
   function choose(number, index) {
-    const before = chosen;
     const sample = samples[number];
     if (!sample?.steps[index]) return;
+    list.querySelector(".chosen")?.classList.remove("chosen");
     chosen = [number, index];
-    if (before && samples[before[0]]) show(samples[before[0]]);
-    show(sample);
+    sample.spans[index].classList.add("chosen");
     const { tokenizer } = state.current;
     const { id, weights } = sample.steps[index];
     const bits = -Math.log2(weights[id]);
@@ -114,6 +127,7 @@ export function writeView(state) {
     const { weights } = sample.steps[index];
     sample.steps = [...sample.steps.slice(0, index), { id, weights, isForced: true }];
     sample.isWhole = false;
+    showAll(sample);
     choose(number, index);
     run(number);
   }
@@ -130,7 +144,8 @@ export function writeView(state) {
       random = state.core.random(Math.floor(Number(seed.value)) || 0);
       chosen = null;
       const n = Math.min(200, Math.max(1, Math.floor(Number(count.value)) || 1));
-      samples = Array.from({ length: n }, () => ({ ids, steps: [], node: el("li", {}) }));
+      samples = Array.from({ length: n }, () => ({ ids, steps: [], spans: [], node: el("li", {}) }));
+      samples.forEach(showAll);
       list.classList.toggle("long", isStream);
       list.replaceChildren(...samples.map((sample) => sample.node));
       side.replaceChildren(el("h3", {}, "Why this character?"), el("p", { class: "soft small" },
@@ -141,6 +156,9 @@ export function writeView(state) {
     }
   }
 
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey) begin(event);
+  });
   list.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!move || !samples.length) return;
@@ -212,7 +230,8 @@ function surpriseCard(state) {
       const note = `${label}: ${percent(weights[id])}, ${own.toFixed(1)} bits`;
       const piece = decode(id);
       return el("span", { title: note, style: heat(own / 10), onpointerenter: () => (details.textContent = note) },
-        id === tokenizer.bos ? el("span", { class: "sign small" }, " end") : piece === "\n" ? [el("span", { class: "sign" }, visible("\n")), "\n"] : piece);
+        id === tokenizer.bos ? el("span", { class: "sign small" }, " end")
+          : piece === "\n" ? [el("span", { class: "sign" }, visible("\n")), "\n"] : piece);
     }));
   }
 

@@ -13,4 +13,4 @@ const open = trainer.open();
 trainer.steps(10);
 trainer.steps(1e9);
 if (file) writeFileSync(file, safetensors(trainer.model, trainer.tokenizer, trainer.options));
-console.log(JSON.stringify({ losses: trainer.losses, samples: trainer.samples(20), gradient: open.tensors }));
+console.log(JSON.stringify({ losses: trainer.losses, samples: trainer.samples(20), gradient: open.norms.gradient }));
