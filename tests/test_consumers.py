@@ -75,9 +75,9 @@ def test_c_extension_of_another_abi_is_refused(installed, tmp_path):
     folder = example("c_extension", tmp_path)
     source = (folder / "consumer.c").read_text()
     header = Path(microgpt_fast.get_include(), "microgpt_fast.h").read_text()
-    assert "<microgpt_fast.h>" in source and "#define MGF_ABI_VERSION 3\n" in header
+    assert "<microgpt_fast.h>" in source and "#define MGF_ABI_VERSION 4\n" in header
     (folder / "other.h").write_text(
-        header.replace("#define MGF_ABI_VERSION 3\n", "#define MGF_ABI_VERSION 999\n")
+        header.replace("#define MGF_ABI_VERSION 4\n", "#define MGF_ABI_VERSION 999\n")
     )
     (folder / "consumer.c").write_text(source.replace("<microgpt_fast.h>", '"other.h"'))
     run([sys.executable, "setup.py", "build_ext", "--inplace"], folder, installed)

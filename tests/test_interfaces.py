@@ -151,11 +151,19 @@ def test_jitted_code_with_wrong_arguments_does_not_compile(compiled):
 
 @pytest.mark.parametrize(
     "sizes",
-    [{}, dict(n_layer=3, n_embd=20, n_head=5, block_size=7, activation="relu2"), dict(n_layer=2, n_embd=96)],
+    [
+        {},
+        dict(n_layer=3, n_embd=20, n_head=5, block_size=7, activation="relu2"),
+        dict(n_layer=2, n_embd=96),
+        dict(n_layer=2, tie_embeddings=True, position="rope", norm_gain=True, final_norm=True, mlp="gated"),
+        dict(value_embedding=True, residual_scalars=True, mlp_hidden=9, norm_gain=True),
+        dict(n_layer=2, residual="attention", norm_gain=True),
+    ],
 )
 def test_c_and_python_have_one_table_of_parameters(compiled, sizes):
     config = GPTConfig(11, **sizes)
-    assert compiled.parameter_table(config) == list(config.parameters())
+    wanted = [parameter._replace(start=None) for parameter in config.parameters()]  # which Python alone draws
+    assert compiled.parameter_table(config) == wanted
 
 
 def test_header_leaves_the_macros_of_its_includer(tmp_path):

@@ -155,6 +155,31 @@ def test_every_backend_is_the_reference(backend, name):
         check_logits(backend, setting(name), dtype)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", [*OPTIONS, *COMBINATIONS])
+def test_compiled_steps_of_large_batches_are_the_gradients(name, dtype):
+    """With any number of threads the same bits; in training in several pieces, whose gradients are added up."""
+    compiled = pytest.importorskip("microgpt_fast.backends.cython_backend")
+    config = GPTConfig(
+        6, **{**dict(n_layer=2, n_embd=24, n_head=2), **(OPTIONS | COMBINATIONS)[name], "block_size": 64}
+    )
+    draw = np.random.default_rng(5)
+    params = draw.normal(0, 0.2, config.num_params).astype(dtype)
+    tokens = draw.integers(0, 6, 500).astype(np.int32)
+    batch = tokens, draw.integers(0, 400, 50), draw.integers(40, 65, 50).astype(np.int32)
+    results = []
+    for threads in (1, 3):
+        engine = engine_of(compiled, config, dtype, threads=threads)
+        grads, m, v, losses = *np.zeros((3, config.num_params), dtype), np.empty(1)
+        wanted = engine.backward(grads, params, *batch)
+        engine.train_steps(losses, params, m, v, *batch, 50, np.zeros(1), (0.5, 0.99, 1e-8, 0.0), 1)
+        assert losses[0] == pytest.approx(wanted.mean(), rel=TOLERANCE[dtype])
+        atol = 10 * TOLERANCE[dtype] * np.abs(grads).max()
+        np.testing.assert_allclose(2 * m, grads, rtol=0, atol=atol)
+        results.append((grads.tobytes(), m.tobytes(), losses.tobytes()))
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize("name", OPTIONS | COMBINATIONS)
 def test_gradients_are_central_differences(name):
     s, step = setting(name), 1e-6

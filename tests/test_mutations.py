@@ -289,8 +289,8 @@ def compiled(csrc, library):
 
 def update_of(core, config):
     """gpt_update of a compiled core as a method of Engine."""
-    sizes = config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size, 0
-    shape = np.array(sizes, np.intp)  # mgf_config, with the padding behind its last, an int
+    sizes = config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size, *[0] * 12
+    shape = np.array(sizes, np.intp)  # mgf_config, with zeros behind its sizes
 
     def update(params, m, v, grads, lr, adam, step, divisor, max_norm):
         return core.gpt_update(params, m, v, grads, lr, np.array(adam), step, divisor, max_norm, shape, None)

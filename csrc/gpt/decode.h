@@ -19,11 +19,13 @@ static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void
     gpt *g = &d->g;
     gpt_lay_out(g, c, B, B, NULL);
     arena a = arena_in(memory);
+    g->turns = take_if(c->position == MGF_ROPE, &a, g->T * g->D);
     g->packed = TAKE_REALS(&a, g->packed_size);
     g->tokens = take(&a, B, sizeof(int32_t)), g->positions = take(&a, B, sizeof(int32_t));
     g->x = TAKE_REALS(&a, B * g->ld_c), g->h0 = TAKE_REALS(&a, B * g->ld_c), g->rstd0 = TAKE_REALS(&a, B);
     g->layers = TAKE_REALS(&a, g->layer_size), g->layer_size = 0;
     g->logits = TAKE_REALS(&a, B * g->ld_v);
+    lay_out_options(g, &a, B);
     d->ld_t = row_stride(g->T);
     d->keys = TAKE_REALS(&a, B * g->L * g->C * d->ld_t), d->values = TAKE_REALS(&a, B * g->L * g->C * d->ld_t);
     d->ld_scores = g->H * (d->ld_t + VL);
@@ -35,6 +37,7 @@ static size_t decoder_lay_out(decoder *d, const mgf_config *c, ptrdiff_t B, void
 
 static void decoder_begin(decoder *d, const real *params) {
     d->g.params = params;
+    begin_options(&d->g);
     pack_weights(&d->g, NULL);
 }
 
@@ -92,6 +95,21 @@ INLINE void sum_values(const int vectors, real *o, const real *p, const real *va
     EACH(j, vectors) tile_store(o + j * VL, (sum[0][j] + sum[1][j]) * factor, j == vectors - 1, last);
 }
 
+/* ALiBi: scores of later keys rise, which after the softmax is the same as that those of earlier ones fall; factors anew */
+static void add_slopes(const decoder *d, real *scores, real *factors, ptrdiff_t n) {
+    for (ptrdiff_t h = 0; h < d->g.H; h++, scores += d->ld_t, factors += VL) {
+        const vec slope = splat(slope_of(&d->g, h) / d->g.scale);
+        vec largest = splat(-(real)INFINITY);
+        for (ptrdiff_t t = 0; t < n; t += VL) {
+            const ivec place = lane_numbers() + isplat((integer)(t - n + 1));
+            const vec s = load(scores + t) + slope * __builtin_convertvector(place, vec);
+            store(scores + t, s);
+            largest = vmax(blend(lane_numbers() < isplat(lanes_left(t, n)), s, largest), largest);
+        }
+        store(factors, largest);
+    }
+}
+
 /* where the layer's keys, or values, of row i's stream begin */
 INLINE ptrdiff_t cache_at(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
     return ((d->slots ? d->slots[i] : i) * d->g.L + layer) * d->g.C * d->ld_t;
@@ -103,7 +121,6 @@ static void attend_row(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
     layer_activations y = activations_of(g, layer);
     const ptrdiff_t C = g->C, H = g->H, D = g->D, position = g->positions[i], n = position + 1;
     const real *q = y.qkv + i * g->ld_3c, *k = q + C, *v = k + C;
-    const real scale = (real)(1 / sqrt((double)D));
     real *o = y.o + i * g->ld_c, *scores = d->scores + i * d->ld_scores, *factors = scores + H * d->ld_t;
     real *keys = d->keys + cache_at(d, layer, i), *values = d->values + cache_at(d, layer, i);
 
@@ -111,8 +128,9 @@ static void attend_row(const decoder *d, ptrdiff_t layer, ptrdiff_t i) {
     for (ptrdiff_t c = 0; c < C; c++) keys[position / VL * VL * C + c * VL + position % VL] = k[c];
     memcpy(values + position * C, v, (size_t)C * sizeof(real));
     score_keys(scores, factors, q, keys, values, n, H, D, d->ld_t);
+    if (g->config.position == MGF_ALIBI) add_slopes(d, scores, factors, n);
     for (ptrdiff_t h = 0; h < H; h++)
-        store(factors + h * VL, softmax_row(scores + h * d->ld_t, n, load(factors + h * VL), scale));
+        store(factors + h * VL, softmax_row(scores + h * d->ld_t, n, load(factors + h * VL), g->scale));
     for (ptrdiff_t h = 0; h < H; h++) {
         const real *p = scores + h * d->ld_t;
         vec factor = load(factors + h * VL);

@@ -2,6 +2,7 @@
 #ifndef MGF_GPT_LAYOUT_H
 #define MGF_GPT_LAYOUT_H
 
+#include <math.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -14,16 +15,22 @@ typedef struct {
     ptrdiff_t at, O, C, packed_at;
 } weight;
 
-/* the weights of a layer; wq, wk and wv are neighbours in the table and count as one [3C, C] */
+/* the weights of a layer; wq, wk and wv are neighbours in the table and count as one [3C, C], fc1 and fc3 as one [2F, C] */
 typedef enum { QKV, WO, FC1, FC2, WEIGHTS } layer_weight_id;
 
 typedef struct {
     real *h1, *rstd1; /* [N, C], [N]    what the attention reads: rmsnorm of the residual stream */
+    real *n1, *n2;    /* [N, C]         h1 and h2 before their gains; without gains the same arrays */
     real *qkv;        /* [N, 3C] */
     real *o, *lse;    /* [N, C], [N, H] the attention's output and softmax statistics */
     real *h2, *rstd2; /* [N, C], [N]    what the feed-forward block reads */
-    real *h, *a;      /* [N, F]         h2 fc1^T, and f of it; one and the same where f' can do with a */
+    real *h, *a;      /* [N, F]         h2 fc1^T, and f of it; one and the same where f' can do with a; gated: h [N, 2F] */
+    real *qk_rstd;    /* [2H, N]        with qk_norm */
+    real *before;     /* [N, C]         the stream before residual_scalars */
 } layer_activations;
+
+/* gradients that are sums over rows; see options.h */
+enum { OF_ATTN_NORM, OF_MLP_NORM, OF_OUTER_NORM, OF_RESIDUAL_SCALE, OF_EMBEDDING_SCALE, PARTS };
 
 typedef struct {
     mgf_config config;
@@ -31,6 +38,8 @@ typedef struct {
     ptrdiff_t L, C, H, D, F, V, T;     /* F: width of the feed-forward layers */
     ptrdiff_t N, B;                    /* rows and documents of the batch at hand */
     ptrdiff_t ld_c, ld_3c, ld_f, ld_v; /* row strides of [N, C], [N, 3C], [N, F], [N, V] */
+    ptrdiff_t ld_h;                    /* of h and df: ld_f, or that of [N, 2F] */
+    real scale;                        /* of the attention's scores */
 
     int32_t *tokens, *targets, *positions, *cu_seqlens; /* the packed batch */
     real *row_weight, *row_loss;                        /* [N] 1 / (B n), cross-entropy */
@@ -40,6 +49,14 @@ typedef struct {
     real *logits;         /* [N, V] logits, then their gradient */
     real *layers;         /* layer_activations of every layer */
     ptrdiff_t layer_size;
+
+    /* of options; without them `top` is x, and the others are nothing */
+    real *turns;        /* [T, D] of rope */
+    real *top, *n_top;  /* [N, C] what lm_head reads: the final norm, after and before its gain */
+    real *rstd_top;     /* [N] */
+    real *x0, *dx0;     /* [N, C] what residual_scalars add, and its gradient */
+    real *capped;       /* [N, V] logits */
+    real *parts[PARTS]; /* [N, C] */
 
     /* gradients, shared by the layers */
     real *dx, *dx1;  /* [N, C] of the residual stream after the layer, and between its two blocks */
@@ -73,7 +90,7 @@ INLINE void place_weights(gpt *g) {
     const ptrdiff_t first_layer = packed;
     g->of_layer[QKV] = place_weight(&p[ATTN_WQ], p[ATTN_WQ].rows + p[ATTN_WK].rows + p[ATTN_WV].rows, &packed);
     g->of_layer[WO] = place_weight(&p[ATTN_WO], p[ATTN_WO].rows, &packed);
-    g->of_layer[FC1] = place_weight(&p[MLP_FC1], p[MLP_FC1].rows, &packed);
+    g->of_layer[FC1] = place_weight(&p[MLP_FC1], p[MLP_FC1].rows + p[MLP_FC3].rows, &packed);
     g->of_layer[FC2] = place_weight(&p[MLP_FC2], p[MLP_FC2].rows, &packed);
     g->packed_layer = packed - first_layer;
     g->packed_size = first_layer + g->L * g->packed_layer;
@@ -92,6 +109,25 @@ INLINE ptrdiff_t row_stride(ptrdiff_t n) {
     return (lines + (lines % 2 == 0)) * line;
 }
 
+INLINE real *take_if(int wanted, arena *a, ptrdiff_t count) { return wanted ? TAKE_REALS(a, count) : NULL; }
+
+/* what options need beside the layers, forward; after x, h0 and logits, for N rows */
+static void lay_out_options(gpt *g, arena *a, ptrdiff_t N) {
+    const mgf_config *c = &g->config;
+    g->top = c->final_norm ? TAKE_REALS(a, N * g->ld_c) : g->x;
+    g->n_top = c->final_norm && c->norm_gain ? TAKE_REALS(a, N * g->ld_c) : g->top;
+    g->rstd_top = take_if(c->final_norm, a, N);
+    g->x0 = c->residual_scalars && c->norm_gain ? TAKE_REALS(a, N * g->ld_c) : g->h0;
+    g->capped = take_if(c->logit_softcap != 0, a, N * g->ld_v);
+}
+/* backward */
+static void lay_out_option_gradients(gpt *g, arena *a, ptrdiff_t N) {
+    g->dx0 = take_if(g->config.residual_scalars, a, N * g->ld_c);
+    for (int i = OF_ATTN_NORM; i <= OF_OUTER_NORM; i++) g->parts[i] = take_if(g->config.norm_gain, a, N * g->ld_c);
+    for (int i = OF_RESIDUAL_SCALE; i <= OF_EMBEDDING_SCALE; i++)
+        g->parts[i] = take_if(g->config.residual_scalars, a, N * g->ld_c);
+}
+
 /* the pieces of one layer's activations, from its part of the workspace */
 INLINE layer_activations layer_pieces(const gpt *g, arena *a, ptrdiff_t N) {
     layer_activations y = {
@@ -102,9 +138,13 @@ INLINE layer_activations layer_pieces(const gpt *g, arena *a, ptrdiff_t N) {
         .lse = TAKE_REALS(a, N * g->H),
         .h2 = TAKE_REALS(a, N * g->ld_c),
         .rstd2 = TAKE_REALS(a, N),
-        .h = TAKE_REALS(a, N * g->ld_f),
+        .h = TAKE_REALS(a, N * g->ld_h),
     };
-    y.a = g->f->needs_input ? TAKE_REALS(a, N * g->ld_f) : y.h;
+    y.a = g->f->needs_input || g->config.gated ? TAKE_REALS(a, N * g->ld_f) : y.h;
+    y.n1 = g->config.norm_gain ? TAKE_REALS(a, N * g->ld_c) : y.h1;
+    y.n2 = g->config.norm_gain ? TAKE_REALS(a, N * g->ld_c) : y.h2;
+    y.qk_rstd = take_if(g->config.qk_norm, a, N * 2 * g->H);
+    y.before = take_if(g->config.residual_scalars, a, N * g->ld_c);
     return y;
 }
 INLINE layer_activations activations_of(const gpt *g, ptrdiff_t layer) {
@@ -128,23 +168,28 @@ SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
         .f = &activations[c->activation],
     };
     g->F = g->table.layer[MLP_FC1].rows;
+    g->scale = (real)((c->qk_norm ? c->qk_norm_scale : 1) / sqrt((double)g->D));
     place_weights(g);
     g->ld_c = row_stride(g->C), g->ld_3c = row_stride(3 * g->C), g->ld_f = row_stride(g->F), g->ld_v = row_stride(g->V);
+    g->ld_h = row_stride(g->of_layer[FC1].O);
     arena a = arena_in(workspace);
+    g->turns = take_if(c->position == MGF_ROPE, &a, g->T * g->D); /* first: in the same place for all N */
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
     g->row_weight = TAKE_REALS(&a, N), g->row_loss = TAKE_REALS(&a, N);
     g->packed = TAKE_REALS(&a, g->packed_size);
     g->h0 = TAKE_REALS(&a, N * g->ld_c), g->rstd0 = TAKE_REALS(&a, N), g->x = TAKE_REALS(&a, N * g->ld_c);
     g->logits = TAKE_REALS(&a, N * g->ld_v);
+    lay_out_options(g, &a, N);
     arena one_layer = {NULL, 0};
     layer_pieces(g, &one_layer, N);
     g->layer_size = (ptrdiff_t)(one_layer.used / sizeof(real));
     g->layers = TAKE_REALS(&a, g->L * g->layer_size);
     g->dx = TAKE_REALS(&a, N * g->ld_c), g->dx1 = TAKE_REALS(&a, N * g->ld_c);
     g->dh = TAKE_REALS(&a, N * g->ld_c), g->d_o = TAKE_REALS(&a, N * g->ld_c);
-    g->df = TAKE_REALS(&a, N * g->ld_f), g->dqkv = TAKE_REALS(&a, N * g->ld_3c);
+    g->df = TAKE_REALS(&a, N * g->ld_h), g->dqkv = TAKE_REALS(&a, N * g->ld_3c);
     g->delta = TAKE_REALS(&a, N * g->H);
+    lay_out_option_gradients(g, &a, N);
     g->grads = TAKE_REALS(&a, g->table.count);
     return arena_size(&a);
 }

@@ -15,7 +15,7 @@
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
-#include "gpt/layout.h"
+#include "gpt/options.h"
 #include "kernels/mlp.h"
 #include "kernels/rmsnorm.h"
 #include "threads.h"
@@ -49,53 +49,79 @@ INLINE void times_weight(const gpt *g, row_range r, weight w, const real *dy, pt
     gemm(0, STORE, r.rows, w.C, w.O, dy + r.first * ld_dy, ld_dy, plain(g->params + w.at, w.C), dx + r.first * ld_dx,
          ld_dx);
 }
-INLINE void normalise(const gpt *g, row_range r, const real *x, real *y, real *rstd) {
-    rmsnorm_rows(y + r.first * g->ld_c, g->ld_c, rstd + r.first, x + r.first * g->ld_c, g->ld_c, NULL, r.rows, g->C,
+/* n = rmsnorm of x, y = n * gain; without a gain, which is NULL then, y is n */
+INLINE void normalise(const gpt *g, row_range r, const real *x, real *n, real *y, real *rstd, const real *gain) {
+    rmsnorm_rows(n + r.first * g->ld_c, g->ld_c, rstd + r.first, x + r.first * g->ld_c, g->ld_c, NULL, r.rows, g->C,
                  RMS_EPS);
+    for (ptrdiff_t i = r.first; gain && i < r.first + r.rows; i++)
+        multiply_row(y + i * g->ld_c, n + i * g->ld_c, gain, g->C);
 }
-/* dx = base + the gradient of rmsnorm at dh, h being its output; base may be NULL */
-INLINE void normalise_backward(const gpt *g, row_range r, real *dx, const real *base, const real *dh, const real *h,
-                               const real *rstd) {
+/* dx = base + the gradient of rmsnorm at dy, n being its output before the gain; base may be NULL; parts: of the gain's
+ * gradient */
+INLINE void normalise_backward(const gpt *g, row_range r, real *dx, const real *base, const real *dy, const real *n,
+                               const real *rstd, const real *gain, real *parts) {
     ptrdiff_t at = r.first * g->ld_c;
-    rmsnorm_rows_backward(dx + at, g->ld_c, base ? base + at : NULL, g->ld_c, dh + at, g->ld_c, h + at, g->ld_c, 1, NULL,
+    for (ptrdiff_t i = r.first; gain && i < r.first + r.rows; i++)
+        multiply_row(parts + i * g->ld_c, dy + i * g->ld_c, n + i * g->ld_c, g->C);
+    rmsnorm_rows_backward(dx + at, g->ld_c, base ? base + at : NULL, g->ld_c, dy + at, g->ld_c, n + at, g->ld_c, 1, gain,
                           rstd + r.first, r.rows, g->C);
+}
+INLINE const real *gain_of(const gpt *g, ptrdiff_t layer, int of_a_layer) {
+    return parameter_of(g, &g->table.layer[of_a_layer], layer);
 }
 
 /* ---- forward */
 
 static void embed(gpt *g, row_range r) {
-    const real *wte = g->params + g->table.outside[WTE].at, *wpe = g->params + g->table.outside[WPE].at;
+    const mgf_parameter *table = g->table.outside;
+    const real *wte = g->params + table[WTE].at, *wpe = parameter_of(g, &table[WPE], 0);
+    const real *gain = parameter_of(g, &table[EMBD_NORM], 0);
     for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
-        add_rows(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
-    normalise(g, r, g->x, g->h0, g->rstd0);
-    memcpy(g->x + r.first * g->ld_c, g->h0 + r.first * g->ld_c, (size_t)(r.rows * g->ld_c) * sizeof(real));
+        if (wpe) add_rows(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
+        else copy_row(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, g->C);
+    normalise(g, r, g->x, g->h0, g->x, g->rstd0, gain);
+    const real *from = gain ? g->x : g->h0;
+    real *to = gain ? g->x0 : g->x; /* of x0 there is another copy where there is a gain */
+    if (!gain || g->config.residual_scalars)
+        memcpy(to + r.first * g->ld_c, from + r.first * g->ld_c, (size_t)(r.rows * g->ld_c) * sizeof(real));
 }
 
 static void qkv_forward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
-    normalise(g, r, g->x, y.h1, y.rstd1);
+    if (g->config.residual_scalars) scale_stream(g, layer, r, y);
+    normalise(g, r, g->x, y.n1, y.h1, y.rstd1, gain_of(g, layer, ATTN_NORM));
     times_transposed(g, STORE, r, layer_weight(g, layer, QKV), y.h1, g->ld_c, y.qkv, g->ld_3c);
+    if (has_qkv_options(&g->config)) qkv_options(g, layer, r, y);
 }
 
 static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     times_transposed(g, ADD, r, layer_weight(g, layer, WO), y.o, g->ld_c, g->x, g->ld_c);
-    normalise(g, r, g->x, y.h2, y.rstd2);
+    normalise(g, r, g->x, y.n2, y.h2, y.rstd2, gain_of(g, layer, MLP_NORM));
     weight fc1 = layer_weight(g, layer, FC1);
-    gemm_activated(g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
-                   packed(g->packed + fc1.packed_at, fc1.C), y.h + r.first * g->ld_f, g->ld_f, y.a + r.first * g->ld_f,
-                   g->ld_f);
+    if (g->config.gated) {
+        times_transposed(g, STORE, r, fc1, y.h2, g->ld_c, y.h, g->ld_h);
+        gate(g, r, y);
+    } else
+        gemm_activated(g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
+                       packed(g->packed + fc1.packed_at, fc1.C), y.h + r.first * g->ld_f, g->ld_f, y.a + r.first * g->ld_f,
+                       g->ld_f);
     times_transposed(g, ADD, r, layer_weight(g, layer, FC2), y.a, g->ld_f, g->x, g->ld_c);
 }
 
 static void lm_head_forward(gpt *g, row_range r) {
-    times_transposed(g, STORE, r, g->lm_head, g->x, g->ld_c, g->logits, g->ld_v);
+    if (g->config.final_norm)
+        normalise(g, r, g->x, g->n_top, g->top, g->rstd_top, parameter_of(g, &g->table.outside[FINAL_NORM], 0));
+    times_transposed(g, STORE, r, g->lm_head, g->top, g->ld_c, g->logits, g->ld_v);
+    if (g->config.logit_softcap != 0) cap_logits(g, r);
 }
 
 /* logits become their gradient, row_loss the loss */
 static void loss_rows(gpt *g, row_range r) {
-    for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
+    for (ptrdiff_t i = r.first; i < r.first + r.rows; i++) {
         g->row_loss[i] = cross_entropy_row(g->logits + i * g->ld_v, g->targets[i], g->row_weight[i], g->V);
+        if (g->config.logit_softcap != 0) cap_row_backward(g, i);
+    }
 }
 
 /* What the items of a phase share. In forward, phase `layer` takes rows out of layer - 1 (or the embedding) and into the
@@ -123,8 +149,7 @@ static head head_of(const gpt *g, const real *qkv, ptrdiff_t pair, ptrdiff_t *ro
     ptrdiff_t document = pair / g->H, h = pair % g->H;
     *row = g->cu_seqlens[document];
     const real *q = qkv + *row * g->ld_3c + h * g->D;
-    return (head){
-        q, q + g->C, q + 2 * g->C, g->ld_3c, g->cu_seqlens[document + 1] - *row, g->D, (real)(1 / sqrt((double)g->D)), 0};
+    return (head){q, q + g->C, q + 2 * g->C, g->ld_3c, g->cu_seqlens[document + 1] - *row, g->D, g->scale, slope_of(g, h)};
 }
 static ptrdiff_t heads_per_item(const gpt *g) {
     ptrdiff_t mean = g->N / g->B + 1;
@@ -192,10 +217,15 @@ static void forward(gpt *g, mgf_pool *pool) {
 static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     weight fc2 = layer_weight(g, layer, FC2);
-    gemm_activation_gradient(g->f, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c, plain(g->params + fc2.at, g->F),
-                             g->df + r.first * g->ld_f, g->ld_f, y.h + r.first * g->ld_f, g->ld_f);
-    times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_f, g->dh, g->ld_c);
-    normalise_backward(g, r, g->dx1, g->dx, g->dh, y.h2, y.rstd2);
+    if (g->config.gated) {
+        times_weight(g, r, fc2, g->dx, g->ld_c, g->df, g->ld_h);
+        gate_backward(g, r, y);
+    } else
+        gemm_activation_gradient(g->f, r.rows, g->F, g->C, g->dx + r.first * g->ld_c, g->ld_c,
+                                 plain(g->params + fc2.at, g->F), g->df + r.first * g->ld_h, g->ld_h,
+                                 y.h + r.first * g->ld_h, g->ld_h);
+    times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_h, g->dh, g->ld_c);
+    normalise_backward(g, r, g->dx1, g->dx, g->dh, y.n2, y.rstd2, gain_of(g, layer, MLP_NORM), g->parts[OF_MLP_NORM]);
     times_weight(g, r, layer_weight(g, layer, WO), g->dx1, g->ld_c, g->d_o, g->ld_c);
 }
 
@@ -203,7 +233,24 @@ static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
 static void qkv_backward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     times_weight(g, r, layer_weight(g, layer, QKV), g->dqkv, g->ld_3c, g->dh, g->ld_c);
-    normalise_backward(g, r, g->dx, g->dx1, g->dh, y.h1, y.rstd1);
+    normalise_backward(g, r, g->dx, g->dx1, g->dh, y.n1, y.rstd1, gain_of(g, layer, ATTN_NORM), g->parts[OF_ATTN_NORM]);
+    if (g->config.residual_scalars) scale_stream_backward(g, layer, r, y);
+}
+
+/* inverts lm_head_forward down to the residual stream */
+static void lm_head_backward(gpt *g, row_range r) {
+    times_weight(g, r, g->lm_head, g->logits, g->ld_v, g->dx, g->ld_c);
+    if (g->config.final_norm)
+        normalise_backward(g, r, g->dx, NULL, g->dx, g->n_top, g->rstd_top,
+                           parameter_of(g, &g->table.outside[FINAL_NORM], 0), g->parts[OF_OUTER_NORM]);
+}
+
+/* inverts embed up to the rows of the tables */
+static void embed_backward(gpt *g, row_range r) {
+    for (ptrdiff_t i = r.first; g->config.residual_scalars && i < r.first + r.rows; i++)
+        add_rows(g->dx + i * g->ld_c, g->dx + i * g->ld_c, g->dx0 + i * g->ld_c, g->C);
+    normalise_backward(g, r, g->dx, NULL, g->dx, g->h0, g->rstd0, parameter_of(g, &g->table.outside[EMBD_NORM], 0),
+                       g->parts[OF_OUTER_NORM]);
 }
 
 static void backward_rows(void *context, ptrdiff_t item) {
@@ -212,12 +259,12 @@ static void backward_rows(void *context, ptrdiff_t item) {
     row_range r = rows_of(g, item);
     if (p->layer == g->L - 1) {
         loss_rows(g, r);
-        times_weight(g, r, g->lm_head, g->logits, g->ld_v, g->dx, g->ld_c);
+        lm_head_backward(g, r);
     } else {
         qkv_backward(g, p->layer + 1, r);
     }
     if (p->layer >= 0) block_backward(g, p->layer, r);
-    else normalise_backward(g, r, g->dx, NULL, g->dx, g->h0, g->rstd0);
+    else embed_backward(g, r);
 }
 
 static void backward_heads(void *context, ptrdiff_t item) {
@@ -231,6 +278,7 @@ static void backward_heads(void *context, ptrdiff_t item) {
         ptrdiff_t at = row * g->ld_3c + h * g->D, out = row * g->ld_c + h * g->D, statistic = row * g->H + h;
         attention_head_backward(g->dqkv + at, g->dqkv + at + g->C, g->dqkv + at + 2 * g->C, g->delta + statistic,
                                 g->d_o + out, y.o + out, g->ld_c, y.lse + statistic, g->H, x);
+        if (has_qkv_options(&g->config)) qkv_options_backward(g, y, h, row, x.n);
     }
 }
 
@@ -242,7 +290,7 @@ static void weight_gradient(gpt *g, weight w, row_range r, const real *dy, ptrdi
 static void lm_head_gradient(void *context, ptrdiff_t item) {
     gpt *g = ((phase *)context)->g;
     weight w = g->lm_head;
-    weight_gradient(g, w, block_at(item, w.O, WEIGHT_BLOCK), g->logits, g->ld_v, g->x, g->ld_c);
+    weight_gradient(g, w, block_at(item, w.O, WEIGHT_BLOCK), g->logits, g->ld_v, g->top, g->ld_c);
 }
 /* from the layer's last weight to its first: fc2's rows are the longest, and a long item at the end keeps threads waiting */
 static void layer_gradients(void *context, ptrdiff_t item) {
@@ -253,23 +301,39 @@ static void layer_gradients(void *context, ptrdiff_t item) {
     switch (b.id) {
     case QKV: weight_gradient(g, b.w, b.rows, g->dqkv, g->ld_3c, y.h1, g->ld_c); break;
     case WO: weight_gradient(g, b.w, b.rows, g->dx1, g->ld_c, y.o, g->ld_c); break;
-    case FC1: weight_gradient(g, b.w, b.rows, g->df, g->ld_f, y.h2, g->ld_c); break;
+    case FC1: weight_gradient(g, b.w, b.rows, g->df, g->ld_h, y.h2, g->ld_c); break;
     default: weight_gradient(g, b.w, b.rows, g->dx, g->ld_c, y.a, g->ld_f);
     }
 }
 
 /* dwte, dwpe (+)= scattered rows of dx, in ascending order of rows */
 static void embedding_gradients(gpt *g) {
-    real *dwte = g->grads + g->table.outside[WTE].at, *dwpe = g->grads + g->table.outside[WPE].at;
+    const mgf_parameter *table = g->table.outside;
+    const int has_wpe = table[WPE].rows > 0;
+    real *dwte = g->grads + table[WTE].at, *dwpe = g->grads + table[WPE].at;
     if (!g->accumulate) {
-        memset(dwte, 0, (size_t)(g->V * g->C) * sizeof(real));
-        memset(dwpe, 0, (size_t)(g->T * g->C) * sizeof(real));
+        if (!table[LM_HEAD].tied_to) memset(dwte, 0, (size_t)(g->V * g->C) * sizeof(real));
+        if (has_wpe) memset(dwpe, 0, (size_t)(g->T * g->C) * sizeof(real));
     }
     for (ptrdiff_t i = 0; i < g->N; i++) {
         real *token = dwte + g->tokens[i] * g->C, *position = dwpe + g->positions[i] * g->C;
         add_rows(token, token, g->dx + i * g->ld_c, g->C);
-        add_rows(position, position, g->dx + i * g->ld_c, g->C);
+        if (has_wpe) add_rows(position, position, g->dx + i * g->ld_c, g->C);
     }
+}
+
+/* the sums over rows of what backward_rows left of this phase: out of layer + 1, and into the layer */
+static void option_gradients(gpt *g, ptrdiff_t layer) {
+    const mgf_parameter *outside = g->table.outside, *of_layer = g->table.layer;
+    if (layer == g->L - 1) {
+        add_up_rows(g, &outside[FINAL_NORM], 0, g->parts[OF_OUTER_NORM]);
+    } else {
+        add_up_rows(g, &of_layer[ATTN_NORM], layer + 1, g->parts[OF_ATTN_NORM]);
+        add_up_all(g, &of_layer[RESIDUAL_SCALE], layer + 1, g->parts[OF_RESIDUAL_SCALE]);
+        add_up_all(g, &of_layer[EMBEDDING_SCALE], layer + 1, g->parts[OF_EMBEDDING_SCALE]);
+    }
+    if (layer >= 0) add_up_rows(g, &of_layer[MLP_NORM], layer, g->parts[OF_MLP_NORM]);
+    else add_up_rows(g, &outside[EMBD_NORM], 0, g->parts[OF_OUTER_NORM]);
 }
 
 static void backward(gpt *g, mgf_pool *pool) {
@@ -277,8 +341,10 @@ static void backward(gpt *g, mgf_pool *pool) {
     for (p.layer = g->L - 1; p.layer >= -1; p.layer--) {
         mgf_pool_run(pool, row_blocks(g), backward_rows, &p);
         if (p.layer == g->L - 1) mgf_pool_run(pool, lm_head_blocks(g), lm_head_gradient, &p);
+        option_gradients(g, p.layer);
         if (p.layer < 0) break;
         mgf_pool_run(pool, blocks_of(g->B * g->H, p.chunk), backward_heads, &p);
+        value_embedding_gradient(g, p.layer);
         p.items = layer_blocks(g);
         mgf_pool_run(pool, p.items, layer_gradients, &p);
     }

@@ -60,6 +60,7 @@ static ptrdiff_t gpt_forward(double *losses, real *logits, const real *params, c
     gpt g;
     gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
     g.params = params;
+    begin_options(&g);
     pack_batch(&g, tokens, starts, lengths, B);
     forward(&g, pool);
     if (logits) copy_logits(&g, logits);
@@ -78,6 +79,7 @@ static ptrdiff_t gpt_backward(double *losses, real *grads, const real *params, c
     gpt g;
     gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
     g.params = params, g.grads = grads, g.accumulate = 1;
+    begin_options(&g);
     pack_batch(&g, tokens, starts, lengths, B);
     forward(&g, pool);
     backward(&g, pool);
@@ -106,8 +108,10 @@ static void general_train_steps(double *losses, real *params, real *m, real *v, 
                                 const int64_t *starts, const int32_t *lengths, ptrdiff_t k, ptrdiff_t B, const double *lr,
                                 const mgf_adam *adam, int64_t first_step, const mgf_config *config, void *workspace,
                                 mgf_pool *pool) {
+    gpt g;
+    gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+    begin_options(&g);
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
-        gpt g;
         gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
         g.params = params;
         losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);

@@ -41,7 +41,7 @@ static void adam_until(adam_phase *a, ptrdiff_t end, mgf_pool *pool) {
 static void adam_parameters(adam_phase *a, const mgf_parameter *p, int n, ptrdiff_t base, const adam_constants *decaying,
                             mgf_pool *pool) {
     for (int i = 0; i < n; i++) {
-        if (p[i].tied_to) continue;
+        if (p[i].tied_to || !p[i].rows) continue;
         const int decays = decaying->decays && !(p[i].properties & NO_DECAY);
         if (decays == a->constants.decays) continue;
         adam_until(a, base + p[i].at, pool);

@@ -23,6 +23,8 @@ from time import perf_counter
 import numpy as np
 
 from ..config import ACTIVATIONS as _ACTIVATIONS
+from ..config import POSITIONS as _POSITIONS
+from ..config import RESIDUALS as _RESIDUALS
 from ..parameters import Parameter as _Parameter
 from ..random_stream import check_state as _check_state
 

@@ -1,8 +1,17 @@
 # What the C core knows of a model: its table of parameters, and the path that serves it.
 
 cdef mgf_config c_config(config):
-    return mgf_config(config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size,
-                      _ACTIVATIONS.index(config.activation))
+    cdef mgf_config c
+    c.n_layer, c.n_embd, c.n_head = config.n_layer, config.n_embd, config.n_head
+    c.block_size, c.vocab_size = config.block_size, config.vocab_size
+    c.activation, c.position = _ACTIVATIONS.index(config.activation), _POSITIONS.index(config.position)
+    c.tie_embeddings, c.norm_gain, c.final_norm = config.tie_embeddings, config.norm_gain, config.final_norm
+    c.qk_norm, c.qk_norm_scale = config.qk_norm, config.qk_norm_scale
+    c.gated, c.mlp_hidden = config.mlp == "gated", config.mlp_hidden or 0
+    c.logit_softcap, c.value_embedding = config.logit_softcap, config.value_embedding
+    c.residual, c.residual_scalars = _RESIDUALS.index(config.residual), config.residual_scalars
+    c.layers_per_block = config.layers_per_block
+    return c
 
 
 def path_of(config, str numerics="fast", dtype=None):
@@ -13,21 +22,20 @@ def path_of(config, str numerics="fast", dtype=None):
     """
     cdef mgf_config c = c_config(config)
     if dtype is not None and dtype == "bfloat16":
-        return "mixed" if mixed_serves(&c) and numerics == "fast" and not config.variations else None
-    if config.variations:
-        return None if numerics == "exact" else "composed"
+        return "mixed" if mixed_serves(&c) and numerics == "fast" else None
     if numerics == "exact":
         return "exact" if exact_serves(&c) else None
     return "narrow" if micro_serves(&c) else "general" if gpt_serves(&c) else "composed"
 
 
 def parameter_table(config):
-    """The table of csrc/parameters.h: a `parameters.Parameter` for each parameter of a model."""
+    """The table of csrc/parameters.h: a `parameters.Parameter` for each parameter of a model, without its `start`."""
     cdef mgf_config c = c_config(config)
     cdef parameters_table t = parameters_of(&c)
-    table = [c_parameter(&t.outside[i], &t, "", 0) for i in range(OUTSIDE_LAYERS)]
+    table = [c_parameter(&t.outside[i], &t, "", 0) for i in range(OUTSIDE_LAYERS) if t.outside[i].rows]
     for layer in range(config.n_layer):
-        table += [c_parameter(&t.layer[i], &t, f"layer{layer}.", layer * t.layer_size) for i in range(OF_A_LAYER)]
+        base = layer * t.layer_size
+        table += [c_parameter(&t.layer[i], &t, f"layer{layer}.", base) for i in range(OF_A_LAYER) if t.layer[i].rows]
     return table
 
 

@@ -16,10 +16,19 @@ extern "C" {
 /* in the order of config.ACTIVATIONS; docs/kernels.md has the formulas */
 enum { MGF_RELU, MGF_RELU2, MGF_GELU, MGF_SILU, MGF_ACTIVATIONS };
 
-/* The shape of a model; head_dim = n_embd / n_head. */
+/* in the orders of config.POSITIONS and config.RESIDUALS */
+enum { MGF_LEARNED, MGF_NO_POSITION, MGF_ALIBI, MGF_ROPE, MGF_POSITIONS };
+enum { MGF_PLAIN_RESIDUAL, MGF_ATTENTION, MGF_ATTENTION_BLOCK, MGF_HYPER, MGF_RESIDUALS };
+
+/* The shape of a model; head_dim = n_embd / n_head. From tie_embeddings on, 0 is what the original's model has;
+ * docs/models.md has the formulas of what else there is. */
 typedef struct {
     ptrdiff_t n_layer, n_embd, n_head, block_size, vocab_size;
     int activation;
+    int tie_embeddings, position, qk_norm, norm_gain, final_norm, gated, value_embedding, residual, residual_scalars;
+    ptrdiff_t mlp_hidden;       /* width of the feed-forward layers; 0: 4 n_embd, or 8 times a third of it if gated */
+    ptrdiff_t layers_per_block; /* with MGF_ATTENTION_BLOCK */
+    double qk_norm_scale, logit_softcap; /* with qk_norm; 0: no limit */
 } mgf_config;
 
 typedef struct {
@@ -86,7 +95,7 @@ typedef struct {
  * at the end of mgf_api: `size` says how many bytes of it there are. The struct stays where it is for the life of the
  * process. Its tables are those of the instruction set in use, which changes them: read them anew at every call.
  */
-#define MGF_ABI_VERSION 3
+#define MGF_ABI_VERSION 4
 #define MGF_API_CAPSULE "microgpt_fast.c_api"
 
 typedef struct {

@@ -63,7 +63,8 @@ KERNEL(void, gemm_tn, (real *c, const real *a, const real *b, ptrdiff_t M, ptrdi
 #define MGF_MODEL KERNEL
 #endif
 /* The whole model. Parameters, gradients and moments are flat buffers of (2 V + T + 12 L C) C elements, in order:
- * wte [V, C], wpe [T, C], lm_head [V, C], then for each layer wq, wk, wv, wo [C, C], fc1 [4C, C], fc2 [C, 4C].
+ * wte [V, C], wpe [T, C], lm_head [V, C], then for each layer wq, wk, wv, wo [C, C], fc1 [4C, C], fc2 [C, 4C];
+ * options of the model change this: csrc/parameters.h.
  * Document i of a batch reads tokens[starts[i] .. starts[i] + lengths[i]]: each but the last is an input, each but the
  * first a target; 1 <= lengths[i] <= block_size. The loss is the mean over the documents of each document's mean. */
 

@@ -19,6 +19,9 @@ cdef extern from "microgpt_fast.h" nogil:
     ctypedef struct mgf_config:
         Py_ssize_t n_layer, n_embd, n_head, block_size, vocab_size
         int activation
+        int tie_embeddings, position, qk_norm, norm_gain, final_norm, gated, value_embedding, residual, residual_scalars
+        Py_ssize_t mlp_hidden, layers_per_block
+        double qk_norm_scale, logit_softcap
     ctypedef struct mgf_adam:
         double beta1, beta2, eps, weight_decay
     ctypedef struct mgf_pool:
