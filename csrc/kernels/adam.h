@@ -74,8 +74,8 @@ static void adam_range(real *p, real *m, real *v, const real *g, ptrdiff_t n, co
         adam_vector(p + i, m + i, v + i, load_n(g + i, lanes_left(i, n)) * splat(a->scale), &constants, lanes_left(i, n));
 }
 
-static void adamw_step(real *p, real *m, real *v, const real *g, ptrdiff_t n, double lr, double beta1, double beta2,
-                       double eps, double weight_decay, int64_t step) {
+__attribute__((unused)) static void adamw_step(real *p, real *m, real *v, const real *g, ptrdiff_t n, double lr,
+                                               double beta1, double beta2, double eps, double weight_decay, int64_t step) {
     adam_constants a = adam_at(lr, beta1, beta2, eps, weight_decay, step);
     adam_range(p, m, v, g, n, &a);
 }

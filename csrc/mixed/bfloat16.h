@@ -52,14 +52,33 @@ INLINE pairs pair_up(vec even, vec odd) {
 #endif
 }
 
-/* VL elements of a row: neighbours are pairs */
+typedef bfloat16 halves __attribute__((vector_size(VECTOR_BYTES)));
+
+/* 2 VL elements of a row, neighbours in pairs */
+INLINE pairs row_of_pairs(vec low, vec high) {
+#ifdef __AVX512BF16__
+    return (pairs)_mm512_cvtne2ps_pbh(high, low);
+#else
+    const halves a = (halves)rounded(low), b = (halves)rounded(high);
+    halves row = {0};
+#ifdef __clang__
+    EACH(i, VL) row[i] = a[2 * i + 1], row[i + VL] = b[2 * i + 1];
+#else
+    halves upper = {0};
+    EACH(i, 2 * VL) upper[i] = (bfloat16)(2 * i + 1);
+    row = __builtin_shuffle(a, b, upper);
+#endif
+    return (pairs)row;
+#endif
+}
+/* VL elements of a row */
 INLINE void store_row(bfloat16 *to, vec x) {
 #ifdef __AVX512BF16__
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 #else
-    typedef bfloat16 halves __attribute__((vector_size(VECTOR_BYTES / 2)));
-    typedef bfloat16 unaligned_halves __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
-    *(unaligned_halves *)to = __builtin_convertvector(rounded(x) >> 16, halves);
+    typedef bfloat16 row __attribute__((vector_size(VECTOR_BYTES / 2)));
+    typedef bfloat16 unaligned_row __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
+    *(unaligned_row *)to = __builtin_convertvector(rounded(x) >> 16, row);
 #endif
 }
 

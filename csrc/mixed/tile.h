@@ -104,12 +104,17 @@ INLINE void add_steps(const int rows, const int vectors, const int transposed, v
 }
 
 INLINE void store_tile(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VECTORS], const tile_arguments *t) {
-    EACH(i, rows) EACH(j, vectors) store(t->c + i * t->ld_c + j * VL, x[i][j]);
+    EACH(i, rows)
+        EACH(j, vectors) store(t->c + i * t->ld_c + j * VL, x[i][j]);
 }
 
 /* the tile in both forms of bfloat16 */
 INLINE void store_halves(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VECTORS], const tile_arguments *t) {
-    EACH(i, rows) EACH(j, vectors) store_row(t->rows + i * t->ld_rows + j * VL, x[i][j]);
+    EACH(i, rows) {
+        bfloat16 *row = t->rows + i * t->ld_rows;
+    UNROLL for (int j = 0; j + 2 <= vectors; j += 2) store_pairs((pair *)(row + j * VL), row_of_pairs(x[i][j], x[i][j + 1]));
+        if (vectors == 1) store_row(row, x[i][0]);
+    }
     EACH(j, vectors) {
         pair *to = pairs_at(t->pairs, t->row_pair, t->column + j * VL);
         UNROLL for (int i = 0; i < rows; i += 2) store_pairs(to + i / 2 * t->pairs.ld, pair_up(x[i][j], x[i + 1][j]));

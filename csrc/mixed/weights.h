@@ -45,21 +45,21 @@ INLINE ptrdiff_t width_of_weight(weight w) { return w.columns.groups * w.columns
 INLINE vec weight_lanes(weight w, const float *params, ptrdiff_t o, ptrdiff_t c) {
     const place row = place_of(w.rows, o, 1), column = place_of(w.columns, c, VL);
     if (!row.n || !column.n) return (vec){0};
+    if (column.n == VL) return load(params + w.at + row.at * width_of_weight(w) + column.at);
     return load_n(params + w.at + row.at * width_of_weight(w) + column.at, (int)column.n);
 }
 
 /* the pairs along the columns, VL of them, of VL rows: transposed */
 INLINE void copy_forward_block(pair *to, ptrdiff_t ld, weight w, const float *params, ptrdiff_t o, ptrdiff_t c) {
     vec block[VL];
-    EACH(i, VL) {
-        bfloat16 row[2 * VL] __attribute__((aligned(VECTOR_BYTES)));
-        store_row(row, weight_lanes(w, params, o + i, c));
-        store_row(row + VL, c + VL < columns_of_weight(w) ? weight_lanes(w, params, o + i, c + VL) : (vec){0});
-        block[i] = (vec)load_pairs((const pair *)row);
-    }
+    const int more = c + VL < columns_of_weight(w);
+    EACH(i, VL)
+        block[i] =
+            (vec)row_of_pairs(weight_lanes(w, params, o + i, c), more ? weight_lanes(w, params, o + i, c + VL) : (vec){0});
     transpose(block);
     const ptrdiff_t k = min_of(VL, (columns_of_weight(w) - c) / 2);
-    EACH(i, VL) if (i < k) store_pairs(to + i * ld, (pairs)block[i]);
+    EACH(i, VL)
+        if (i < k) store_pairs(to + i * ld, (pairs)block[i]);
 }
 
 /* Both copies of the padded rows from `first` to `end`, multiples of LANES; no backward one where that is NULL. */

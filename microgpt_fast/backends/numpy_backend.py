@@ -12,9 +12,10 @@ import numpy as np
 from .composed import ComposedEngine
 
 HAS_EXACT = False
+HAS_MIXED = False
 
 
-def path_of(config, numerics="fast"):
+def path_of(config, numerics="fast", dtype=None):
     """The path that computes a model: composed from the kernels; None for exact numerics."""
     return "composed" if numerics == "fast" else None
 

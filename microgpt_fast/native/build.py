@@ -82,7 +82,11 @@ def core_units(isas=tuple(FEATURES)):
         )
     yield Unit("csrc/random.c", "common", [], EXACT)
     yield Unit("csrc/threads.c", "common")
-    yield Unit("csrc/dispatch.c", "common", [("MGF_ISAS(X)", " ".join(f"X({isa}, {kernels_of(isa)})" for isa in isas))])
+    yield Unit(
+        "csrc/dispatch.c",
+        "common",
+        [("MGF_ISAS(X)", " ".join(f"X({isa}, {kernels_of(isa)})" for isa in isas))],
+    )
 
 
 def made_from(depfile):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from ..config import UsageError, resolve
+from ..config import UsageError, resolve, stored_dtype
 from ..data.batches import make_batches
 from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
@@ -113,7 +113,7 @@ class Trainer:
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
-        self.moments = np.zeros((2, model_config.num_params), config.dtype)
+        self.moments = np.zeros((2, model_config.num_params), stored_dtype(config.dtype))
         self._losses: list[NDArray[np.float64]] = []
         self._gradient: NDArray[Any] | None = None
 

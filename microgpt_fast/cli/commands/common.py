@@ -38,7 +38,7 @@ CONSTANTS = {
     "num_samples": (int, "number of samples to draw"),
     "init_std": (float, "standard deviation of the initial parameters"),
     "activation": (str, f"of the feed-forward layers: {', '.join(ACTIVATIONS)}"),
-    "dtype": (str, "float64 or float32"),
+    "dtype": (str, "float64, float32, or bfloat16: products of bfloat16 numbers, all else in float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work (default: as many as make it faster)"),

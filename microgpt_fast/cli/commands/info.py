@@ -48,7 +48,8 @@ def run(options, stdout):
 
 
 def path(options):
-    """The path that trains the model that the options describe: "exact", "narrow", "general" or "composed"."""
+    """The path that trains the model that the options describe: "exact", "mixed", "narrow", "general" or
+    "composed"."""
     from ...backends import load
     from ...config import resolve
     from ...model import resolve_numerics
@@ -60,7 +61,7 @@ def path(options):
     numerics, _ = resolve_numerics(
         config.numerics, config.dtype, config.batch_size, backend, model_config, is_plain
     )
-    return backend.path_of(model_config, numerics)
+    return backend.path_of(model_config, numerics, config.dtype)
 
 
 def report_lines(report, indent=""):
