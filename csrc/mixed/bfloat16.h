@@ -23,6 +23,22 @@ typedef pair unaligned_pairs __attribute__((vector_size(VECTOR_BYTES), aligned(4
 INLINE pairs load_pairs(const pair *p) { return *(const unaligned_pairs *)p; }
 INLINE void store_pairs(pair *p, pairs x) { *(unaligned_pairs *)p = x; }
 
+/* A pair in all lanes. Compilers would take its halves in scalar registers and send each to all lanes, which costs more than
+ * a load: the empty instruction hides the scalar from them. */
+INLINE pairs splat_pair(const pair *p) {
+#if VECTOR_BYTES == 32
+    return (pairs)_mm256_broadcast_ss((const float *)p);
+#else
+    pairs x = (pairs){0} + *p;
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+#endif
+}
+
 /* the elements of pairs, as float32 */
 INLINE vec even_of(pairs x) { return (vec)(x << 16); }
 INLINE vec odd_of(pairs x) { return (vec)(x & 0xffff0000u); }

@@ -77,7 +77,7 @@ INLINE vec score_cached(float *scores, const pair *q, const pair *keys, ptrdiff_
         EACH(k, PARTS) {
             vec s = {0};
             for (ptrdiff_t d = 0; d < D / 2; d++)
-                s = add_products(s, (pairs){0} + q[d], load_pairs(keys + d * LANES + k * VL));
+                s = add_products(s, splat_pair(q + d), load_pairs(keys + d * LANES + k * VL));
             store(scores + t + k * VL, s);
             const ivec counts = lane_numbers() < isplat((integer)max_of(0, n - t - k * VL));
             largest = vmax(blend(counts, s, splat(-INFINITY)), largest);

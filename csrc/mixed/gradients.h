@@ -28,6 +28,11 @@ INLINE void deliver_lanes(const mixed *g, ptrdiff_t at, vec gradient, int n) {
 
 /* a row of a block of the gradient, what is no padding of it, to the place of weight w's row o, column c */
 INLINE void deliver_row(const mixed *g, weight w, const float *row, ptrdiff_t o, ptrdiff_t c, ptrdiff_t columns) {
+    if (is_whole(w)) {
+        const ptrdiff_t at = w.at + o * width_of_weight(w) + c;
+        for (ptrdiff_t j = 0; j < columns; j += VL) deliver_lanes(g, at + j, load(row + j), VL);
+        return;
+    }
     const place to = place_of(w.rows, o, 1);
     for (ptrdiff_t j = 0; to.n && j < columns; j += VL) {
         const place column = place_of(w.columns, c + j, VL);
