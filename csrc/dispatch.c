@@ -14,8 +14,8 @@
 /* The processor's features, and how many of them each instruction set takes, in their order. */
 #if defined(__x86_64__)
 #define FEATURES(X)                                                                                                        \
-    X(0, "sse4.2") X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl")             \
-    X(7, "avx512bf16")
+    X(0, "sse4.2")                                                                                                         \
+    X(1, "avx2") X(2, "fma") X(3, "avx512f") X(4, "avx512dq") X(5, "avx512bw") X(6, "avx512vl") X(7, "avx512bf16")
 #else
 #define FEATURES(X)
 #endif

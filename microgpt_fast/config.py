@@ -29,7 +29,7 @@ from .model_config import (  # noqa: F401
 BACKENDS = ("auto", "cython", "numba", "numpy")
 BOS_PLACES = ("last", "first")
 DATA_MODES = ("lines", "stream", "auto")
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "bfloat16")
 NUMERICS = ("exact", "fast")
 SCHEDULES = ("linear", "cosine", "constant")
 TOKENIZERS = ("char", "byte")
@@ -83,7 +83,8 @@ class TrainConfig:
         Seed of the one random stream, which gives the order of documents, initial parameters and samples.
     bos : {"last", "first"}
         Whether the beginning-of-sequence token has the last id or id 0.
-    dtype : {"float64", "float32"}
+    dtype : {"float64", "float32", "bfloat16"}
+        bfloat16 is that of what products multiply; parameters, moments and sums are float32.
     numerics : {"exact", "fast"}, optional
         None means exact where that is possible: see `model.resolve_numerics`.
     backend : {"auto", "cython", "numba", "numpy"}
@@ -226,6 +227,11 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
 
     make_model_config(1)
     return make_model_config, TrainConfig(**train_fields)
+
+
+def stored_dtype(dtype: str) -> str:
+    """The dtype of a model's parameters and moments: with bfloat16 operands they are float32."""
+    return "float32" if dtype == "bfloat16" else dtype
 
 
 def _seconds(value):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import backends
 from .backends.engines import engine_of
-from .config import GPTConfig, TrainConfig, UsageError
+from .config import GPTConfig, TrainConfig, UsageError, stored_dtype
 from .data.tokenizer import ByteTokenizer, Tokenizer
 from .random_stream import RandomStream
 from .workload import default_threads
@@ -23,7 +23,9 @@ class GPT:
     config : GPTConfig
     tokenizer : Tokenizer, optional
         Turns text into ids and back.
-    dtype : {"float64", "float32"}
+    dtype : {"float64", "float32", "bfloat16"}
+        With bfloat16 all products multiply bfloat16 numbers and add them up in float32, in which the parameters are
+        kept; needs the compiled backend.
     backend : {"auto", "cython", "numba", "numpy"}
     numerics : {"exact", "fast"}, optional
         See `resolve_numerics`.
@@ -32,6 +34,8 @@ class GPT:
 
     Attributes
     ----------
+    dtype : str
+        What was asked for; that of `parameters` is float32 where this is bfloat16.
     parameters : array [config.num_params]
         All parameters in one flat buffer, zero until `initialise`. It can be written to, but not replaced.
     tensors : dict of str to array
@@ -57,13 +61,16 @@ class GPT:
     ) -> None:
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise UsageError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}")
+        if not isinstance(dtype, str):
+            dtype = np.dtype(dtype).name
         self.config = config
+        self.dtype = dtype
         self.tokenizer = tokenizer
         self.train_config: TrainConfig | None = None
         self.backend = backends.load(backend)
         self.numerics, _ = resolve_numerics(numerics, dtype, 1, self.backend, config)
         self._threads = threads or default_threads(config, config.block_size)
-        self._parameters = np.zeros(config.num_params, dtype)
+        self._parameters = np.zeros(config.num_params, stored_dtype(dtype))
         self._engine: Any = None
         self.tensors: dict[str, NDArray[Any]] = {
             parameter.name: self._parameters[parameter.place].reshape(parameter.shape)
@@ -72,7 +79,7 @@ class GPT:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {
-            "dtype": self.parameters.dtype.name,
+            "dtype": self.dtype,
             "backend": backends.name_of(self.backend),
             "numerics": self.numerics,
             "threads": self.threads,
@@ -96,14 +103,12 @@ class GPT:
     def engine(self) -> Any:
         """The backend's engine for this configuration, created at first use."""
         if self._engine is None:
-            self._engine = engine_of(
-                self.backend, self.config, self.parameters.dtype, self.numerics, self.threads
-            )
+            self._engine = engine_of(self.backend, self.config, self.dtype, self.numerics, self.threads)
         return self._engine
 
     @property
     def path(self) -> str:
-        """What computes: "exact", "narrow", "general" or "composed", the first that serves the configuration."""
+        """What computes: "exact", "mixed", "narrow", "general" or "composed", the first that serves the model."""
         return str(self.engine.path)
 
     def initialise(self, random: RandomStream, std: float = 0.08, zero_init: bool = False) -> None:
@@ -204,8 +209,13 @@ def resolve_numerics(
     Raises
     ------
     UsageError
-        if exact numerics were asked for and are not possible.
+        if exact numerics were asked for and are not possible, or bfloat16 with a backend that does not have it.
     """
+    if dtype == "bfloat16" and not backend.HAS_MIXED:
+        raise UsageError(
+            f"dtype bfloat16 needs the compiled backend, not {backends.name_of(backend)}: give dtype float32, or "
+            f"backend cython"
+        )
     if dtype != "float64":
         reason = f"exact numerics need dtype float64, not {dtype}"
     elif not backend.HAS_EXACT:

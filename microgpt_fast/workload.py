@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from .config import GPTConfig, UsageError
+from .config import GPTConfig, UsageError, stored_dtype
 from .parameters import products
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # which CPUs share a core, in Linux
@@ -20,7 +20,7 @@ def check_memory(model_config, train_config, longest):
     """
     rows = train_config.batch_size * longest
     activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
-    needed = (4 * model_config.num_params + activations) * np.dtype(train_config.dtype).itemsize
+    needed = (4 * model_config.num_params + activations) * np.dtype(stored_dtype(train_config.dtype)).itemsize
     memory = _memory_bytes()
     if needed > memory or rows >= 2**31:
         raise UsageError(

@@ -41,6 +41,7 @@ static const run runs[] = {
 DEFINE_TRAIN(train_f32, float, mgf_kernels_f32)
 DEFINE_TRAIN(train_f64, double, mgf_kernels_f64)
 DEFINE_TRAIN(train_exact, double, mgf_exact)
+DEFINE_TRAIN(train_mixed, float, mgf_mixed)
 
 static void print(const run *r, const char *kind, const double *losses) {
     const mgf_config *c = &r->config;
@@ -58,6 +59,7 @@ int main(void) {
         const run *r = &runs[i];
         for (int t = 0; t < TOKENS; t++) tokens[t] = (int32_t)((t * 131 + t / 7) % r->config.vocab_size);
         train_f32(isa->f32, r, tokens, losses), print(r, "f32", losses);
+        train_mixed(isa->mixed, r, tokens, losses), print(r, "mixed", losses);
         train_f64(isa->f64, r, tokens, losses), print(r, "f64", losses);
         if (r->batch == 1) train_exact(isa->exact, r, tokens, losses), print(r, "exact", losses);
     }

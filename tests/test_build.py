@@ -21,22 +21,25 @@ def test_a_build_of_one_instruction_set_has_the_units_of_the_full_one():
     for isa in build.FEATURES:
         *units, dispatch = build.core_units([isa])
         assert all(unit in full for unit in units)
-        assert dispatch.source == "csrc/dispatch.c" and dispatch.macros == [("MGF_ISAS(X)", f"X({isa})")]
-        assert [(unit.source, unit.folder) for unit in units if isa in unit.folder] == [
-            ("csrc/narrow.c", f"{isa}_f64"),
-            ("csrc/variant.c", f"{isa}_f64"),
-            ("csrc/narrow.c", f"{isa}_f32"),
-            ("csrc/variant.c", f"{isa}_f32"),
-            ("csrc/exact.c", f"{isa}_exact"),
+        kernels = build.kernels_of(isa)
+        assert dispatch.source == "csrc/dispatch.c"
+        assert dispatch.macros == [("MGF_ISAS(X)", f"X({isa}, {kernels})")]
+        assert [(unit.source, unit.folder) for unit in units if unit.folder != "common"] == [
+            ("csrc/narrow.c", f"{kernels}_f64"),
+            ("csrc/variant.c", f"{kernels}_f64"),
+            ("csrc/narrow.c", f"{kernels}_f32"),
+            ("csrc/variant.c", f"{kernels}_f32"),
+            ("csrc/mixed.c", f"{isa}_mixed"),
+            ("csrc/exact.c", f"{kernels}_exact"),
         ]
-        assert len(units) == 7
+        assert len(units) == 8
 
 
 @pytest.mark.skipif("avx2" not in build.FEATURES, reason="needs an x86-64 processor")
 def test_the_build_and_the_dispatcher_name_the_same_instruction_sets_and_features():
     text = DISPATCH.read_text()
-    [isas] = re.findall(r"#define MGF_ISAS\(X\) (X\(baseline\) X.*)", text)
-    assert re.findall(r"X\((\w+)\)", isas) == list(build.FEATURES)
+    [isas] = re.findall(r"#define MGF_ISAS\(X\) (X\(baseline, baseline\) X.*)", text)
+    assert re.findall(r"X\((\w+), (\w+)\)", isas) == [(isa, build.kernels_of(isa)) for isa in build.FEATURES]
     features = re.findall(r'X\(\d, "([\w.]+)"\)', text)
     for isa, count in re.findall(r"(\w+)_features = (\d)", text):
         assert set(build.FEATURES[isa]) <= set(features[: int(count)])

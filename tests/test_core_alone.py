@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 FAST = ["-ffp-contract=fast", "-fno-math-errno"]
+MIXED = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]
 # The baseline alone, as a user of csrc would build it: (source, flags).
 UNITS = [
@@ -24,14 +25,15 @@ UNITS = [
         for source in ("csrc/narrow.c", "csrc/variant.c")
         for bits in (32, 64)
     ),
+    ("csrc/mixed.c", [*MIXED, "-DREAL_BITS=32", "-DMGF_MIXED_TABLE=mgf_mixed_baseline"]),
     ("csrc/exact.c", [*EXACT, "-DMGF_EXACT_TABLE=mgf_exact_baseline"]),
     ("csrc/random.c", EXACT),
     ("csrc/threads.c", []),
-    ("csrc/dispatch.c", ["-DMGF_ISAS(X)=X(baseline)"]),
+    ("csrc/dispatch.c", ["-DMGF_ISAS(X)=X(baseline, baseline)"]),
     ("tests/core_check.c", []),
 ]
 # Adam amplifies the rounding of gradients near zero; on another machine exact is relative to that machine's libm.
-RTOL = {"f32": 1e-4, "f64": 1e-9, "exact": 1e-9}
+RTOL = {"f32": 1e-4, "f64": 1e-9, "exact": 1e-9, "mixed": 0}
 
 
 def build(compiler, folder, extra=()):
@@ -85,8 +87,10 @@ def engine_losses(module, key):
     """The same run through the compiled backend; see core_check.c."""
     n_layer, n_embd, n_head, block_size, vocab_size, activation, batch = map(int, key[:7])
     config = GPTConfig(vocab_size, n_layer, n_embd, n_head, block_size, ("relu", "relu2")[activation])
-    dtype = np.float32 if key[7] == "f32" else np.float64
-    engine = module.Engine(config, dtype, "exact" if key[7] == "exact" else "fast")
+    dtype = np.float32 if key[7] in ("f32", "mixed") else np.float64
+    engine = module.Engine(
+        config, "bfloat16" if key[7] == "mixed" else dtype, "exact" if key[7] == "exact" else "fast"
+    )
     t, i, p = np.arange(4096), np.arange(5 * batch), np.arange(config.num_params)
     params = ((p * 7919 % 1000 - 500) * 2e-4).astype(dtype)
     losses = np.empty(5)
@@ -111,7 +115,7 @@ def test_plain_c_program_equals_the_backend(native):
         module = backends.load("cython")
     except backends.BackendError as error:
         pytest.skip(str(error))
-    assert len(native) == 14
+    assert len(native) == 20
     for key, losses in native.items():
         if key[7] == "exact":
             assert np.array_equal(losses, engine_losses(module, key)), key

@@ -58,7 +58,7 @@ def test_what_no_path_serves_is_composed_from_the_backends_kernels(compiled, mon
 
     kernels = {name: getattr(compiled, name) for name in dir(compiled) if not name.startswith("_")}
     refusing = SimpleNamespace(**kernels, __name__=compiled.__name__)
-    refusing.path_of = lambda config, numerics="fast": "composed"
+    refusing.path_of = lambda config, numerics="fast", dtype=None: "composed"
     config = GPTConfig(5, n_layer=2, n_embd=12, n_head=3, block_size=4)
     assert engine_of(refusing, config, "float64").path == "composed"
     assert engine_of(compiled, config, "float64").path == "general"
@@ -71,6 +71,7 @@ def test_what_no_path_serves_is_composed_from_the_backends_kernels(compiled, mon
         (("--dtype", "float32"), "narrow"),
         (("--dtype", "float32", "--n-embd", "64"), "general"),
         (("--preset", "laptop-1min"), "general"),
+        (("--dtype", "bfloat16"), "mixed"),
         (("--backend", "numpy"), "composed"),
     ],
 )

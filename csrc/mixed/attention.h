@@ -15,8 +15,8 @@
 typedef struct {
     mixed_layer y;
     head_scratch s;
-    ptrdiff_t row, n; /* the document's first row, and its rows, an even number */
-    ptrdiff_t h;      /* the head */
+    ptrdiff_t row, n;      /* the document's first row, and its rows, an even number */
+    ptrdiff_t h;           /* the head */
     const pair *q, *k, *v; /* rows of pairs along D, ld apart */
     ptrdiff_t ld;
     float *largest, *share; /* [n] */
@@ -67,15 +67,14 @@ INLINE void score_keys(const mixed *g, float *to, const pair *rows, ptrdiff_t ld
                        ptrdiff_t query) {
     const tile_arguments t = {
         .K = g->D / 2, .a = rows, .ld_a = ld, .b = transposed + query, .ld_b = g->ld_t, .c = to, .ld_c = QUERIES};
-    multiply_strip(&t, keys, QUERIES);
+    multiply_strip(t, keys, QUERIES);
 }
 
 /* P before it is shared out, in pairs of keys, for the VL queries from `query` on; keeps largest and share */
 INLINE void softmax_lanes(const mixed_head *x, const float *scores, pair *p, ptrdiff_t query, ptrdiff_t keys) {
     const vec scale = splat((float)(x->scale * LOG2_E));
     vec largest = splat(-INFINITY), even = {0}, odd = {0};
-    for (ptrdiff_t k = 0; k < keys; k++)
-        largest = vmax(seen(load(scores + k * QUERIES), query, k, -INFINITY), largest);
+    for (ptrdiff_t k = 0; k < keys; k++) largest = vmax(seen(load(scores + k * QUERIES), query, k, -INFINITY), largest);
     largest *= scale;
     for (ptrdiff_t k = 0; k < keys; k += 2) {
         const vec u = seen(vexp2(load(scores + k * QUERIES) * scale - largest), query, k, 0);
@@ -112,7 +111,7 @@ static void attend(const mixed *g, bfloat16 *o_rows, mixed_head x) {
             const ptrdiff_t column = x.h * g->D + d;
             t.b = pairs_at(x.y.qkv_pairs, x.row / 2, 0) + 2 * g->A + column;
             t.rows = o_rows + (x.row + q) * g->ld_a + column, t.column = column;
-            multiply_strip(&t, rows, min_of(PANEL, g->D - d));
+            multiply_strip(t, rows, min_of(PANEL, g->D - d));
         }
     }
 }

@@ -54,7 +54,7 @@ INLINE void add_to_queries(const mixed *g, const mixed_head *x, ptrdiff_t query,
     for (ptrdiff_t d = 0; d < g->D; d += PANEL) {
         t.b = pairs_at(x->y.qkv_pairs, (x->row + key) / 2, 0) + g->A + x->h * g->D + d;
         t.c = x->s.dq + query * g->D + d;
-        multiply_strip(&t, min_of(QUERIES, x->n - query), min_of(PANEL, g->D - d));
+        multiply_strip(t, min_of(QUERIES, x->n - query), min_of(PANEL, g->D - d));
     }
 }
 
@@ -75,7 +75,7 @@ INLINE void sum_over_queries(const mixed *g, const mixed_head *x, const bfloat16
     for (ptrdiff_t d = 0; d < g->D; d += PANEL) {
         t.b = b + key / 2 * ld_b + d, t.column = column + d;
         t.rows = g->dqkv_rows + (x->row + key) * g->ld_3a + column + d;
-        multiply_strip(&t, keys, min_of(PANEL, g->D - d));
+        multiply_strip(t, keys, min_of(PANEL, g->D - d));
     }
 }
 

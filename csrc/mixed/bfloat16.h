@@ -23,6 +23,22 @@ typedef pair unaligned_pairs __attribute__((vector_size(VECTOR_BYTES), aligned(4
 INLINE pairs load_pairs(const pair *p) { return *(const unaligned_pairs *)p; }
 INLINE void store_pairs(pair *p, pairs x) { *(unaligned_pairs *)p = x; }
 
+/* A pair in all lanes. Compilers would take its halves in scalar registers and send each to all lanes, which costs more than
+ * a load: the empty instruction hides the scalar from them. */
+INLINE pairs splat_pair(const pair *p) {
+#if VECTOR_BYTES == 32
+    return (pairs)_mm256_broadcast_ss((const float *)p);
+#else
+    pairs x = (pairs){0} + *p;
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+#endif
+}
+
 /* the elements of pairs, as float32 */
 INLINE vec even_of(pairs x) { return (vec)(x << 16); }
 INLINE vec odd_of(pairs x) { return (vec)(x & 0xffff0000u); }
@@ -52,14 +68,33 @@ INLINE pairs pair_up(vec even, vec odd) {
 #endif
 }
 
-/* VL elements of a row: neighbours are pairs */
+typedef bfloat16 halves __attribute__((vector_size(VECTOR_BYTES)));
+
+/* 2 VL elements of a row, neighbours in pairs */
+INLINE pairs row_of_pairs(vec low, vec high) {
+#ifdef __AVX512BF16__
+    return (pairs)_mm512_cvtne2ps_pbh(high, low);
+#else
+    const halves a = (halves)rounded(low), b = (halves)rounded(high);
+    halves row = {0};
+#ifdef __clang__
+    EACH(i, VL) row[i] = a[2 * i + 1], row[i + VL] = b[2 * i + 1];
+#else
+    halves upper = {0};
+    EACH(i, 2 * VL) upper[i] = (bfloat16)(2 * i + 1);
+    row = __builtin_shuffle(a, b, upper);
+#endif
+    return (pairs)row;
+#endif
+}
+/* VL elements of a row */
 INLINE void store_row(bfloat16 *to, vec x) {
 #ifdef __AVX512BF16__
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 #else
-    typedef bfloat16 halves __attribute__((vector_size(VECTOR_BYTES / 2)));
-    typedef bfloat16 unaligned_halves __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
-    *(unaligned_halves *)to = __builtin_convertvector(rounded(x) >> 16, halves);
+    typedef bfloat16 row __attribute__((vector_size(VECTOR_BYTES / 2)));
+    typedef bfloat16 unaligned_row __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
+    *(unaligned_row *)to = __builtin_convertvector(rounded(x) >> 16, row);
 #endif
 }
 

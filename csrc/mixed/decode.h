@@ -15,11 +15,11 @@
 enum { DECODE_WORK = 800 * 1000 }; /* multiply-adds of a step with many streams that are worth waking a thread for */
 
 typedef struct {
-    mixed g;             /* all layers share one layer's activations */
-    ptrdiff_t ld_t;      /* keys that a cache has room for: block_size, in whole LANES */
-    pair *keys, *values; /* [B, L] blocks of LANES keys, [A / 2][LANES] of pairs along A; [ld_t / 2][A] pairs of tokens */
-    float *scores;       /* [B, ld_t] */
-    double *weights;     /* [B, V] of the next token */
+    mixed g;              /* all layers share one layer's activations */
+    ptrdiff_t ld_t;       /* keys that a cache has room for: block_size, in whole LANES */
+    pair *keys, *values;  /* [B, L] blocks of LANES keys, [A / 2][LANES] of pairs along A; [ld_t / 2][A] pairs of tokens */
+    float *scores;        /* [B, ld_t] */
+    double *weights;      /* [B, V] of the next token */
     const int32_t *slots; /* [n] whose row it is; NULL: row i is stream i's */
     ptrdiff_t n;          /* rows that are streams' */
     int32_t *drawn;       /* [n] the next tokens, drawn at this temperature from `randoms`; NULL: nothing is drawn */
@@ -77,7 +77,7 @@ INLINE vec score_cached(float *scores, const pair *q, const pair *keys, ptrdiff_
         EACH(k, PARTS) {
             vec s = {0};
             for (ptrdiff_t d = 0; d < D / 2; d++)
-                s = add_products(s, (pairs){0} + q[d], load_pairs(keys + d * LANES + k * VL));
+                s = add_products(s, splat_pair(q + d), load_pairs(keys + d * LANES + k * VL));
             store(scores + t + k * VL, s);
             const ivec counts = lane_numbers() < isplat((integer)max_of(0, n - t - k * VL));
             largest = vmax(blend(counts, s, splat(-INFINITY)), largest);
@@ -152,8 +152,8 @@ static void decode_rows(void *context, ptrdiff_t item) {
     lm_head_forward(g, r);
     const ptrdiff_t V = g->config.vocab_size;
     for (ptrdiff_t i = r.first; d->drawn && i < end; i++)
-        d->drawn[i] = !d->randoms[i] ? -1
-                                     : draw_token(d->randoms[i], g->logits + i * g->V, d->weights + i * V, V, d->temperature);
+        d->drawn[i] =
+            !d->randoms[i] ? -1 : draw_token(d->randoms[i], g->logits + i * g->V, d->weights + i * V, V, d->temperature);
 }
 
 /* g->logits [n, V] that follow the n streams' tokens */

@@ -19,17 +19,24 @@ INLINE ptrdiff_t weight_blocks(weight w) { return blocks_of(rows_of_weight(w), P
 
 INLINE void deliver_lanes(const mixed *g, ptrdiff_t at, vec gradient, int n) {
     const update *u = g->update;
-    if (u) adam_vector(u->p + at, u->m + at, u->v + at, gradient * splat(u->constants.scale), &u->constants, n);
+    if (u && n == VL)
+        adam_whole_vector(u->p + at, u->m + at, u->v + at, gradient * splat(u->constants.scale), &u->constants,
+                          u->constants.decays, 0);
+    else if (u) adam_vector(u->p + at, u->m + at, u->v + at, gradient * splat(u->constants.scale), &u->constants, n);
     else store_n(g->grads + at, g->accumulate ? load_n(g->grads + at, n) + gradient : gradient, n);
 }
 
 /* a row of a block of the gradient, what is no padding of it, to the place of weight w's row o, column c */
 INLINE void deliver_row(const mixed *g, weight w, const float *row, ptrdiff_t o, ptrdiff_t c, ptrdiff_t columns) {
+    if (is_whole(w)) {
+        const ptrdiff_t at = w.at + o * width_of_weight(w) + c;
+        for (ptrdiff_t j = 0; j < columns; j += VL) deliver_lanes(g, at + j, load(row + j), VL);
+        return;
+    }
     const place to = place_of(w.rows, o, 1);
     for (ptrdiff_t j = 0; to.n && j < columns; j += VL) {
         const place column = place_of(w.columns, c + j, VL);
-        if (column.n)
-            deliver_lanes(g, w.at + to.at * width_of_weight(w) + column.at, load(row + j), (int)column.n);
+        if (column.n) deliver_lanes(g, w.at + to.at * width_of_weight(w) + column.at, load(row + j), (int)column.n);
     }
 }
 
@@ -49,7 +56,7 @@ static void weight_gradient(const mixed *g, weight w, ptrdiff_t item, row_pairs 
             .c = block,
             .ld_c = PANEL,
         };
-        multiply_strip(&t, r.rows, columns);
+        multiply_strip(t, r.rows, columns);
         for (ptrdiff_t i = 0; i < r.rows; i++) deliver_row(g, w, block + i * PANEL, r.first + i, c, columns);
     }
 }

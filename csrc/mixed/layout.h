@@ -29,9 +29,9 @@ typedef struct {
 
 /* what the attention of one head keeps, for T tokens in whole pairs of vectors */
 typedef struct {
-    pair *queries, *outputs; /* [D / 2][T] transposed q and d_o, in pairs along D */
-    float *scores, *dscores; /* [T][QUERIES] */
-    pair *p, *ds;            /* [T / 2][QUERIES], [KEYS / 2][T] pairs of keys */
+    pair *queries, *outputs;    /* [D / 2][T] transposed q and d_o, in pairs along D */
+    float *scores, *dscores;    /* [T][QUERIES] */
+    pair *p, *ds;               /* [T / 2][QUERIES], [KEYS / 2][T] pairs of keys */
     bfloat16 *p_rows, *ds_rows; /* [KEYS][T] */
     float *dq;                  /* [T][D] */
     float *delta;               /* [T] */
@@ -49,10 +49,10 @@ typedef struct {
     int32_t *tokens, *targets, *positions, *first_row; /* first_row [B + 1] */
     float *row_weight, *row_loss;
 
-    pair *forward, *backward;       /* all weights' copies */
-    float *x, *h0, *rstd0;          /* [N, C] residual stream, normalised embedding; [N] */
-    float *logits, *dx, *dh, *wide; /* [N, V], [N, C], [N, C], [N, F] where an activation takes it */
-    bfloat16 *x_rows, *o_rows, *f_rows, *dqkv_rows; /* what the next product reads: [N, C], [N, A], [N, F], [N, 3 A] */
+    pair *forward, *backward;                            /* all weights' copies */
+    float *x, *h0, *rstd0;                               /* [N, C] residual stream, normalised embedding; [N] */
+    float *logits, *dx, *dh, *wide;                      /* [N, V], [N, C], [N, C], [N, F] where an activation takes it */
+    bfloat16 *x_rows, *o_rows, *f_rows, *dqkv_rows;      /* what the next product reads: [N, C], [N, A], [N, F], [N, 3 A] */
     row_pairs x_pairs, dlogits, dx1, dx2, df, dqkv, d_o; /* d_o in one panel */
     char *layers, *scratch;
     size_t layer_size, scratch_size;

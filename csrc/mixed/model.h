@@ -103,7 +103,8 @@ static void block_forward(const mixed *g, ptrdiff_t layer, row_range r) {
     to_floats(product_of(g->o_rows, g->ld_a, r, g->A, g->forward + layer_weight(g, layer, WO).forward), ADD, r, g->x, g->C);
     normalise(g, r, y.h2, y.rstd2);
     fc1_forward(g, &y, layer, r);
-    to_floats(product_of(g->f_rows, g->ld_f, r, g->F, g->forward + layer_weight(g, layer, FC2).forward), ADD, r, g->x, g->C);
+    to_floats(product_of(g->f_rows, g->ld_f, r, g->F, g->forward + layer_weight(g, layer, FC2).forward), ADD, r, g->x,
+              g->C);
 }
 
 static void lm_head_forward(const mixed *g, row_range r) {

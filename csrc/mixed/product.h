@@ -4,39 +4,46 @@
 
 #include "mixed/tile.h"
 
-/* the part of the output that begins at row i, an even one, and column j of the panel at hand */
-INLINE tile_arguments tile_at(const tile_arguments *t, ptrdiff_t i, ptrdiff_t j) {
-    tile_arguments part = *t;
-    part.a += t->transposed ? i : i * t->ld_a, part.b += j;
-    part.row_pair += i / 2, part.column += j;
-    if (t->c) part.c += i * t->ld_c + j;
-    if (t->rows) part.rows += i * t->ld_rows + j;
-    if (t->scale) part.scale += i;
-    return part;
+/* moves what t describes to `rows` rows, an even number, further down */
+INLINE void move_down(tile_arguments *t, ptrdiff_t rows) {
+    t->a += t->transposed ? rows : rows * t->ld_a;
+    t->row_pair += rows / 2;
+    if (t->c) t->c += rows * t->ld_c;
+    if (t->rows) t->rows += rows * t->ld_rows;
+    if (t->scale) t->scale += rows;
+}
+/* and to columns further to the right, but for b */
+INLINE void move_right(tile_arguments *t, ptrdiff_t columns) {
+    t->column += columns;
+    if (t->c) t->c += columns;
+    if (t->rows) t->rows += columns;
 }
 
-/* `rows` rows, an even number, and at most PANEL columns, a multiple of LANES */
-static void multiply_strip(const tile_arguments *t, ptrdiff_t rows, ptrdiff_t columns) {
+/* `rows` rows, an even number, and at most PANEL columns, a multiple of LANES. Arguments are moved, not copied: the copy
+ * of a tile's would be waited for. */
+static void multiply_strip(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
     for (ptrdiff_t j = 0; j < columns;) {
         const int vectors = tile_width(columns - j);
         tile_function *const *functions = tile_functions[vectors];
         const ptrdiff_t most = tile_rows(vectors);
-        for (ptrdiff_t i = 0, height; i < rows; i += height) {
-            height = min_of(most, rows - i);
-            const tile_arguments part = tile_at(t, i, j);
-            functions[height / 2 - 1](&part);
+        for (ptrdiff_t left = rows, height; left; left -= height) {
+            height = min_of(most, left);
+            functions[height / 2 - 1](&t);
+            move_down(&t, height);
         }
         j += vectors * VL;
+        if (j == columns) return;
+        move_down(&t, -rows), move_right(&t, vectors * VL), t.b += vectors * VL;
     }
 }
 
-/* `columns` columns, B in panels as pack.h leaves them: K pairs of rows of PANEL columns, the last panel's as wide as it is */
+/* `columns` columns, B in panels as weights.h leaves them: K pairs of rows of PANEL columns, the last panel's as wide as
+ * it is */
 static void multiply(tile_arguments t, ptrdiff_t rows, ptrdiff_t columns) {
-    const pair *b = t.b;
-    for (ptrdiff_t j = 0; j < columns; j += PANEL) {
-        tile_arguments strip = tile_at(&t, 0, j);
-        strip.ld_b = min_of(PANEL, columns - j), strip.b = b + j * t.K;
-        multiply_strip(&strip, rows, strip.ld_b);
+    for (ptrdiff_t left = columns; left > 0; left -= PANEL) {
+        t.ld_b = min_of(PANEL, left);
+        multiply_strip(t, rows, t.ld_b);
+        move_right(&t, PANEL), t.b += PANEL * t.K;
     }
 }
 

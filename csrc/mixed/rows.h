@@ -93,8 +93,7 @@ static float loss_row(float *z, int32_t target, float weight, ptrdiff_t n, ptrdi
 
 /* activations that are not made in tiles: h to its pairs, f(h) to both forms */
 static void activate_two(const activation_functions *f, both_forms to, row_pairs h, float *x, ptrdiff_t n) {
-    for (ptrdiff_t c = 0; c < n; c += VL)
-        store_pairs(pairs_at(h, to.row_pair, c), pair_up(load(x + c), load(x + n + c)));
+    for (ptrdiff_t c = 0; c < n; c += VL) store_pairs(pairs_at(h, to.row_pair, c), pair_up(load(x + c), load(x + n + c)));
     f->value(x, n, x, n, 2, n);
     round_two(to, x, n);
 }

@@ -63,14 +63,15 @@ typedef struct {
 
 typedef void tile_function(const tile_arguments *);
 
-/* the most rows that leave registers for one row of B and one pair of A */
-INLINE int tile_rows(int vectors) { return TILE_VECTORS == 2 || vectors == 4 ? 6 : 12; }
+/* the most rows that leave registers for one row of B and one pair of A; with 16 registers 6 rows would, but compilers then
+ * keep sums in memory */
+INLINE int tile_rows(int vectors) { return TILE_VECTORS == 2 ? 4 : vectors == 4 ? 6 : 12; }
 
 /* x [rows, vectors] += the products of one k; without the instruction all odd elements' come first, then all even ones':
  * so both operands' halves fit the registers */
 INLINE void add_step(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VECTORS], const pair *a0, const pair *a1,
                      const pair *a2, const pair *a3, ptrdiff_t ld_a, const pair *b) {
-#define PAIR_OF_A(i) ((pairs){0} + (i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3)[i % 3 * ld_a])
+#define PAIR_OF_A(i) splat_pair((i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3) + i % 3 * ld_a)
 #ifdef __AVX512BF16__
     pairs row[TILE_VECTORS];
     EACH(j, vectors) row[j] = load_pairs(b + j * VL);
@@ -80,6 +81,7 @@ INLINE void add_step(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VE
     }
 #else
     EACH(half, 2) {
+        __asm__ volatile("" ::: "memory"); /* lest the pairs stay in registers from one half to the other */
         vec row[TILE_VECTORS];
         EACH(j, vectors) row[j] = half ? even_of(load_pairs(b + j * VL)) : odd_of(load_pairs(b + j * VL));
         EACH(i, rows) {
@@ -104,12 +106,17 @@ INLINE void add_steps(const int rows, const int vectors, const int transposed, v
 }
 
 INLINE void store_tile(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VECTORS], const tile_arguments *t) {
-    EACH(i, rows) EACH(j, vectors) store(t->c + i * t->ld_c + j * VL, x[i][j]);
+    EACH(i, rows)
+        EACH(j, vectors) store(t->c + i * t->ld_c + j * VL, x[i][j]);
 }
 
 /* the tile in both forms of bfloat16 */
 INLINE void store_halves(const int rows, const int vectors, vec x[TILE_ROWS][TILE_VECTORS], const tile_arguments *t) {
-    EACH(i, rows) EACH(j, vectors) store_row(t->rows + i * t->ld_rows + j * VL, x[i][j]);
+    EACH(i, rows) {
+        bfloat16 *row = t->rows + i * t->ld_rows;
+    UNROLL for (int j = 0; j + 2 <= vectors; j += 2) store_pairs((pair *)(row + j * VL), row_of_pairs(x[i][j], x[i][j + 1]));
+        if (vectors == 1) store_row(row, x[i][0]);
+    }
     EACH(j, vectors) {
         pair *to = pairs_at(t->pairs, t->row_pair, t->column + j * VL);
         UNROLL for (int i = 0; i < rows; i += 2) store_pairs(to + i / 2 * t->pairs.ld, pair_up(x[i][j], x[i + 1][j]));
@@ -159,15 +166,17 @@ INLINE void tile(const int rows, const int vectors, const tile_arguments *t) {
 
 #define TILE(rows, vectors)                                                                                                \
     NOINLINE void tile_##rows##x##vectors(const tile_arguments *t) { tile(rows, vectors, t); }
-#define TILES_TO_6(vectors) TILE(2, vectors) TILE(4, vectors) TILE(6, vectors)
+#define TILES_TO_4(vectors) TILE(2, vectors) TILE(4, vectors)
+#define TILES_TO_6(vectors) TILES_TO_4(vectors) TILE(6, vectors)
 #define TILES_TO_12(vectors) TILES_TO_6(vectors) TILE(8, vectors) TILE(10, vectors) TILE(12, vectors)
 #define NAME(rows, vectors) tile_##rows##x##vectors
-#define NAMES_TO_6(v) NAME(2, v), NAME(4, v), NAME(6, v)
+#define NAMES_TO_4(v) NAME(2, v), NAME(4, v)
+#define NAMES_TO_6(v) NAMES_TO_4(v), NAME(6, v)
 #define NAMES_TO_12(v) NAMES_TO_6(v), NAME(8, v), NAME(10, v), NAME(12, v)
 
 /* a panel's columns are whole LANES: that many vectors, or all */
 #if TILE_VECTORS == 2
-TILES_TO_6(2)
+TILES_TO_4(2)
 #else
 TILES_TO_6(4)
 #if VL == 16
@@ -179,7 +188,7 @@ TILES_TO_12(2)
 /* [vectors][rows / 2 - 1] */
 static tile_function *const tile_functions[TILE_VECTORS + 1][TILE_ROWS / 2] = {
 #if TILE_VECTORS == 2
-    [2] = {NAMES_TO_6(2)},
+    [2] = {NAMES_TO_4(2)},
 #else
     [4] = {NAMES_TO_6(4)},
 #if VL == 16

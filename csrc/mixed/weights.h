@@ -41,35 +41,39 @@ INLINE ptrdiff_t rows_of_weight(weight w) { return padded_length(w.rows); }
 INLINE ptrdiff_t columns_of_weight(weight w) { return padded_length(w.columns); }
 INLINE ptrdiff_t width_of_weight(weight w) { return w.columns.groups * w.columns.size; } /* of its float32 rows */
 
+/* whether nothing is padded */
+INLINE int is_whole(weight w) { return w.rows.size == w.rows.padded && w.columns.size == w.columns.padded; }
+
 /* VL numbers of padded row o from padded column c on */
-INLINE vec weight_lanes(weight w, const float *params, ptrdiff_t o, ptrdiff_t c) {
+INLINE vec weight_lanes(const int whole, weight w, const float *params, ptrdiff_t o, ptrdiff_t c) {
+    if (whole) return load(params + w.at + o * width_of_weight(w) + c);
     const place row = place_of(w.rows, o, 1), column = place_of(w.columns, c, VL);
     if (!row.n || !column.n) return (vec){0};
     return load_n(params + w.at + row.at * width_of_weight(w) + column.at, (int)column.n);
 }
 
 /* the pairs along the columns, VL of them, of VL rows: transposed */
-INLINE void copy_forward_block(pair *to, ptrdiff_t ld, weight w, const float *params, ptrdiff_t o, ptrdiff_t c) {
+INLINE void copy_forward_block(const int whole, pair *to, ptrdiff_t ld, weight w, const float *params, ptrdiff_t o,
+                               ptrdiff_t c) {
     vec block[VL];
-    EACH(i, VL) {
-        bfloat16 row[2 * VL] __attribute__((aligned(VECTOR_BYTES)));
-        store_row(row, weight_lanes(w, params, o + i, c));
-        store_row(row + VL, c + VL < columns_of_weight(w) ? weight_lanes(w, params, o + i, c + VL) : (vec){0});
-        block[i] = (vec)load_pairs((const pair *)row);
-    }
+    const int more = c + VL < columns_of_weight(w);
+    EACH(i, VL)
+        block[i] = (vec)row_of_pairs(weight_lanes(whole, w, params, o + i, c),
+                                     more ? weight_lanes(whole, w, params, o + i, c + VL) : (vec){0});
     transpose(block);
     const ptrdiff_t k = min_of(VL, (columns_of_weight(w) - c) / 2);
-    EACH(i, VL) if (i < k) store_pairs(to + i * ld, (pairs)block[i]);
+    EACH(i, VL)
+        if (i < k) store_pairs(to + i * ld, (pairs)block[i]);
 }
 
-/* Both copies of the padded rows from `first` to `end`, multiples of LANES; no backward one where that is NULL. */
-static void copy_weight(pair *forward, pair *backward, weight w, const float *params, ptrdiff_t first, ptrdiff_t end) {
+INLINE void copy_rows(const int whole, pair *forward, pair *backward, weight w, const float *params, ptrdiff_t first,
+                      ptrdiff_t end) {
     const ptrdiff_t O = rows_of_weight(w), C = columns_of_weight(w);
     forward += w.forward;
     for (ptrdiff_t o = first; o < end; o += VL) {
         const ptrdiff_t panel = o / PANEL * PANEL, width = min_of(PANEL, O - panel);
         pair *to = forward + panel * (C / 2) + o % PANEL;
-        for (ptrdiff_t c = 0; c < C; c += 2 * VL) copy_forward_block(to + c / 2 * width, width, w, params, o, c);
+        for (ptrdiff_t c = 0; c < C; c += 2 * VL) copy_forward_block(whole, to + c / 2 * width, width, w, params, o, c);
     }
     if (!backward) return;
     backward += w.backward;
@@ -77,8 +81,14 @@ static void copy_weight(pair *forward, pair *backward, weight w, const float *pa
         for (ptrdiff_t c = 0; c < C; c += VL) {
             const ptrdiff_t panel = c / PANEL * PANEL, width = min_of(PANEL, C - panel);
             store_pairs(backward + panel * (O / 2) + o / 2 * width + c % PANEL,
-                        pair_up(weight_lanes(w, params, o, c), weight_lanes(w, params, o + 1, c)));
+                        pair_up(weight_lanes(whole, w, params, o, c), weight_lanes(whole, w, params, o + 1, c)));
         }
+}
+
+/* Both copies of the padded rows from `first` to `end`, multiples of LANES; no backward one where that is NULL. */
+static void copy_weight(pair *forward, pair *backward, weight w, const float *params, ptrdiff_t first, ptrdiff_t end) {
+    if (is_whole(w)) copy_rows(1, forward, backward, w, params, first, end);
+    else copy_rows(0, forward, backward, w, params, first, end);
 }
 
 #endif

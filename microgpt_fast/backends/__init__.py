@@ -31,7 +31,7 @@ def load(name="auto"):
     Returns
     -------
     module
-        With the kernels, ``Engine``, ``path_of`` and ``HAS_EXACT``.
+        With the kernels, ``Engine``, ``path_of``, ``HAS_EXACT`` and ``HAS_MIXED``.
 
     Raises
     ------

@@ -321,7 +321,9 @@ class Decoder:
         if not 0 <= token < config.vocab_size:
             raise IndexError(f"token {token} is not in the vocabulary, 0 to {config.vocab_size - 1}")
         if position not in (0, self.next) or position >= config.block_size:
-            raise IndexError(f"position {position} is out of turn: {self.next} of {config.block_size} comes next, or 0")
+            raise IndexError(
+                f"position {position} is out of turn: {self.next} of {config.block_size} comes next, or 0"
+            )
         return token, position
 
     def step(self, token, position):

@@ -16,8 +16,8 @@ def engine_of(backend, config, dtype, numerics="fast", threads=1):
     Returns
     -------
     engine
-        Its `path` says what computes: "exact", "narrow", "general" or "composed".
+        Its `path` says what computes: "exact", "mixed", "narrow", "general" or "composed".
     """
-    if backend.path_of(config, numerics) == "composed":
+    if backend.path_of(config, numerics, dtype) == "composed":
         return ComposedEngine(backend, config, dtype, numerics, threads)
     return backend.Engine(config, dtype, numerics, threads)

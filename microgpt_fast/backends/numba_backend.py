@@ -34,9 +34,10 @@ from .numba_simd import is_null, lanes, load_partial, pointer, stack, store_part
 from .numba_update import gpt_update  # noqa: F401
 
 HAS_EXACT = False
+HAS_MIXED = False
 
 
-def path_of(config, numerics="fast"):
+def path_of(config, numerics="fast", dtype=None):
     """The path that computes a model: "narrow", "general" or "composed"; None for exact numerics."""
     if numerics == "exact":
         return None

@@ -13,9 +13,10 @@ from .composed import ComposedEngine
 from .numpy_activations import ACTIVATIONS, BY_CODE  # noqa: F401
 
 HAS_EXACT = False
+HAS_MIXED = False
 
 
-def path_of(config, numerics="fast"):
+def path_of(config, numerics="fast", dtype=None):
     """The path that computes a model: composed from the kernels; None for exact numerics."""
     return "composed" if numerics == "fast" else None
 

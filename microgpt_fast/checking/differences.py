@@ -53,6 +53,13 @@ def difference(got, wanted, floor=0.0):
         return Difference(ulps, float(error / largest) if error != 0 else 0.0)
 
 
+def distance(got, wanted):
+    """The norm of got - wanted relative to that of wanted; 0 where both are 0."""
+    wanted = wanted.astype(np.float64)
+    error, norm = np.linalg.norm(got - wanted), np.linalg.norm(wanted)
+    return float(error / norm) if error else 0.0
+
+
 def ordered(array):
     """Unsigned integers in the order of the floating-point numbers, neighbours 1 apart."""
     bits = array.view(np.dtype(f"u{array.itemsize}"))

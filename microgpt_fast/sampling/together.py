@@ -108,7 +108,7 @@ def draw_together(model, writer, num_samples, batch_size, seed):
         return
     engine, size = model.engine, min(batch_size, num_samples)
     if model.numerics == "exact":
-        engine = model.backend.Engine(model.config, model.parameters.dtype, "fast", model.threads)
+        engine = model.backend.Engine(model.config, model.dtype, "fast", model.threads)
     streams = engine.streams(model.parameters, size)
 
     def sample(number):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config import GPTConfig, TrainConfig, UsageError, shown
+from ..config import DTYPES, GPTConfig, TrainConfig, UsageError, closest, shown, stored_dtype
 from ..data.tokenizer import ByteTokenizer, Tokenizer, tokenizer_of
 from ..model import GPT
 from .stored import State, mapping, parse, state_of
@@ -18,6 +18,7 @@ FORMAT = "microgpt_fast"
 VERSION = "1"
 TRAINING = "training."  # before the names of the arrays of a training's state
 DTYPE_NAMES = {"F32": "float32", "F64": "float64"}  # safetensors' name -> ours
+STORED = "stored"
 MESSAGE = 200  # characters of another library's message that are shown
 
 
@@ -63,6 +64,8 @@ def save(
     state, arrays = training or (None, {})
     if state is not None:
         metadata["training"] = json.dumps(state)
+    if model.dtype != model.parameters.dtype.name:
+        metadata["dtype"] = model.dtype
     metadata["crc32"] = _checksum(metadata, model.parameters, arrays)
     arrays = {TRAINING + name: array for name, array in arrays.items()}
     content = to_bytes({**model.tensors, **arrays}, metadata)
@@ -75,6 +78,7 @@ def load(
     backend: str = "auto",
     numerics: str | None = None,
     threads: int | None = None,
+    dtype: str | None = None,
 ) -> GPT:
     """Read a model that `save` wrote.
 
@@ -83,6 +87,8 @@ def load(
     path : path
     backend, numerics, threads
         See `GPT`.
+    dtype : {"float64", "float32", "bfloat16"}, optional
+        To compute with; None means as the model was saved. Parameters of another dtype are rounded.
 
     Returns
     -------
@@ -95,11 +101,17 @@ def load(
     OSError
         if it cannot be read.
     """
-    return load_with_training(path, backend=backend, numerics=numerics, threads=threads)[0]
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            f"unknown dtype {shown(dtype)}{closest(dtype, DTYPES)} (allowed: {', '.join(DTYPES)})"
+        )
+    return load_with_training(path, dtype, backend=backend, numerics=numerics, threads=threads)[0]
 
 
-def load_with_training(path, **options):
+def load_with_training(path, dtype=None, **options):
     """Like `load`, but returns (the model, the state of its training or None, the arrays of this state).
+
+    With dtype STORED, the model has the dtype of the file's numbers: float32 if it computed with bfloat16.
 
     Nothing is read before its size is known to fit the configuration, so that memory stays in proportion to the file.
     """
@@ -111,10 +123,13 @@ def load_with_training(path, **options):
     try:
         with safe_open(path, framework="numpy") as file:
             about = _about(path, file.metadata() or {})
-            shapes, dtype = _shapes(path, file, about)
-            model = GPT(about.config, about.tokenizer, dtype=dtype, **options)
-            for name, tensor in model.tensors.items():
-                tensor[:] = file.get_tensor(name)
+            shapes, stored = _shapes(path, file, about)
+            wanted = stored if dtype == STORED else dtype or about.dtype or stored
+            model = GPT(about.config, about.tokenizer, dtype=wanted, **options)
+            is_alike = model.parameters.dtype == stored
+            flat = model.parameters if is_alike else np.zeros(about.config.num_params, stored)
+            for parameter in about.config.parameters():
+                flat[parameter.place] = file.get_tensor(parameter.name).ravel()
             arrays = {
                 name[len(TRAINING) :]: file.get_tensor(name) for name in shapes if name.startswith(TRAINING)
             }
@@ -122,8 +137,13 @@ def load_with_training(path, **options):
         raise
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a model file, or a damaged one ({_brief(error)})") from None
-    if _checksum(about.metadata, model.parameters, arrays) != about.metadata["crc32"]:
+    if _checksum(about.metadata, flat, arrays) != about.metadata["crc32"]:
         raise CheckpointError(f"{path}: damaged: the content does not match its checksum")
+    if not is_alike:
+        with np.errstate(
+            over="ignore"
+        ):  # what float32 cannot hold becomes infinite, and is reported where it is used
+            model.parameters[:] = flat
     model.train_config = about.train_config
     return model, about.state, arrays
 
@@ -136,6 +156,7 @@ class _About(NamedTuple):
     tokenizer: Tokenizer | ByteTokenizer | None
     train_config: TrainConfig | None
     state: State | None
+    dtype: str | None  # that of products, where it is not that of the numbers in the file
 
 
 def _about(path, metadata):
@@ -159,9 +180,12 @@ def _about(path, metadata):
             if train_config is None:
                 raise ValueError("a training without train_config")
         metadata["crc32"]  # must be there
+        dtype = metadata.get("dtype")
+        if dtype not in (None, "bfloat16"):
+            raise ValueError(f"dtype {shown(dtype)}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged metadata ({type(error).__name__}: {_brief(error)})") from None
-    return _About(metadata, config, tokenizer, train_config, state)
+    return _About(metadata, config, tokenizer, train_config, state, dtype)
 
 
 def _shapes(path, file, about):
@@ -176,7 +200,8 @@ def _shapes(path, file, about):
         wanted |= {**dict.fromkeys(moments, count), TRAINING + "losses": (about.state.step,)}
         dtypes |= {**dict.fromkeys(moments, dtype), TRAINING + "losses": "float64"}
     found = {name: DTYPE_NAMES.get(one.get_dtype()) for name, one in slices.items()}
-    if shapes != wanted or dtype is None or found != dtypes:
+    mixed = about.dtype is not None and dtype != stored_dtype(about.dtype)
+    if shapes != wanted or dtype is None or found != dtypes or mixed:
         raise CheckpointError(f"{path}: damaged: the tensors do not fit the configuration")
     return shapes, dtype
 
@@ -234,7 +259,7 @@ def _checksum(metadata, parameters, arrays):
     from zlib import crc32
 
     text = metadata["config"] + metadata["tokenizer"] + metadata["train_config"]
-    text += metadata.get("training", "")
+    text += metadata.get("training", "") + metadata.get("dtype", "")
     total = crc32(parameters, crc32(text.encode()))
     for name in sorted(arrays):
         total = crc32(np.ascontiguousarray(arrays[name]), total)

@@ -84,7 +84,7 @@ def _peak_of(model):
     measure = getattr(model.backend, "measure_peak", None)
     if measure is None:
         return 0.0
-    return measure(model.parameters.dtype) * 1e9
+    return measure(model.dtype) * 1e9
 
 
 def _cores_used(model):

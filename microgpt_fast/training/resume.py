@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import MODEL_OPTIONS, UsageError
 from ..data.load import Corpus, Source
-from .checkpoint import CheckpointError, load_with_training, save
+from .checkpoint import STORED, CheckpointError, load_with_training, save
 from .trainer import Trainer
 
 FIXED = (
@@ -77,7 +77,7 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     UsageError
         for an option that cannot be changed.
     """
-    model, state, arrays = load_with_training(path, backend="numpy", numerics="fast")
+    model, state, arrays = load_with_training(path, STORED, backend="numpy", numerics="fast")
     if state is None:
         raise CheckpointError(f"{path}: a model, but not the state of a training")
     if not np.isfinite(model.parameters).all():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from ..config import UsageError, resolve
+from ..config import UsageError, resolve, stored_dtype
 from ..data.batches import make_batches
 from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
@@ -130,7 +130,8 @@ class Trainer:
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
-        self._moments = np.zeros((2, 0 if is_sharded else model_config.num_params), config.dtype)
+        count = 0 if is_sharded else model_config.num_params
+        self._moments = np.zeros((2, count), stored_dtype(config.dtype))
         self._losses: list[NDArray[np.float64]] = []
         self._gradient: NDArray[Any] | None = None
 

@@ -55,7 +55,7 @@ CONSTANTS = {
     "layers_per_block": (int, "layers that are added up, with --residual attention_block"),
     "n_streams": (int, "streams, with --residual hyper"),
     "hyper_form": (str, f"their mixing, with --residual hyper: {' or '.join(HYPER_FORMS)}"),
-    "dtype": (str, "float64 or float32"),
+    "dtype": (str, "float64, float32, or bfloat16: products of bfloat16 numbers, all else in float32"),
     "numerics": (str, "exact (bit for bit the original; float64 and --batch-size 1 only) or fast"),
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work (default: as many as make it faster)"),

@@ -52,7 +52,8 @@ def run(options, stdout):
 
 
 def path(options):
-    """The path that trains the model that the options describe: "exact", "narrow", "general" or "composed"."""
+    """The path that trains the model that the options describe: "exact", "mixed", "narrow", "general" or
+    "composed"."""
     from ...backends import load
     from ...config import resolve
     from ...model import resolve_numerics
@@ -65,7 +66,7 @@ def path(options):
     numerics, _ = resolve_numerics(
         config.numerics, config.dtype, config.batch_size, backend, model_config, is_plain
     )
-    name = backend.path_of(model_config, numerics)
+    name = backend.path_of(model_config, numerics, config.dtype)
     return "general" if has_gradient and name == "narrow" else name  # see `Trainer.path`
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser):
         help="draw this many samples at a time, each from a random stream of its own (default: one by one)",
     )  # fmt: skip
     add_raw(parser)
-    add_constants(parser, ("num_samples", "temperature", "seed"), "as in the model's training")
+    add_constants(parser, ("num_samples", "temperature", "seed", "dtype"), "as in the model's training")
 
 
 def run(options, stdout):
@@ -48,7 +48,7 @@ def run(options, stdout):
     from ...training.checkpoint import load
 
     with users_file("read", options.model):
-        model = load(model_file(options.model))
+        model = load(model_file(options.model), dtype=options.dtype)
     wishes = {name: getattr(options, name) for name in WISHES}
     is_stream = bool(model.train_config) and model.train_config.data_mode == "stream"
     wishes["prompt"] = prompt_of(options.prompt, is_stream)

@@ -4,7 +4,7 @@ import json
 from math import isinf
 from pathlib import Path
 
-from .common import add_raw, users_file
+from .common import add_constants, add_raw, users_file
 from .sample import model_file
 
 
@@ -21,6 +21,7 @@ def add_arguments(parser):
         "--per-document", action="store_true", help="also print the surprise at each document"
     )
     parser.add_argument("--per-token", action="store_true", help="also print the surprise at each token")
+    add_constants(parser, ("dtype",), "as in the model's training")
     add_raw(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -31,7 +32,7 @@ def run(options, stdout):
     from ...training.checkpoint import load
 
     with users_file("read", options.model):
-        model = load(model_file(options.model))
+        model = load(model_file(options.model), dtype=options.dtype)
     with users_file("read", " ".join(options.file)):
         result = score(model, [Path(part) for part in options.file], options.data_mode)
     summary = result.summary()

@@ -226,4 +226,4 @@ def computing(trainer):
     model = trainer.model
     where = " ".join(filter(None, (name_of(model.backend), getattr(model.engine, "isa", None))))
     count = getattr(model.engine, "threads", 1)
-    return f"{where}, {model.parameters.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"
+    return f"{where}, {model.dtype}, {model.numerics}, {count} {'thread' if count == 1 else 'threads'}"

@@ -9,6 +9,7 @@ exit code 0 if the promise holds, 1 if not, 2 if the two cannot be compared. The
   exact numerics         every loss, gradient, moment and parameter is identical, bit for bit
   float64, fast          losses print alike; in single steps, gradients are within 1e-12 of the largest
   float32                in single steps, gradients are within 1e-4 of the largest where no ReLU changes side
+  bfloat16               in single steps, the gradient is within 0.1 of its norm
 """
 
 
