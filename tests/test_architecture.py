@@ -11,7 +11,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("benchmark",),
-    ("checking",),
+    ("checking", "torch"),
     ("training", "sampling"),
     ("model",),
     ("data", "ops", "numba_kernels"),
