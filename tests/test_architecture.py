@@ -11,7 +11,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("benchmark",),
-    ("checking", "torch"),
+    ("checking", "torch", "jax"),
     ("training", "sampling"),
     ("model",),
     ("data", "ops", "numba_kernels"),

@@ -29,7 +29,9 @@ def examples(heading):
 
 
 @pytest.mark.parametrize(
-    ("heading", "library"), [("Arrays of any library", "torch"), ("PyTorch", "torch")], ids=lambda name: name
+    ("heading", "library"),
+    [("Arrays of any library", "torch"), ("PyTorch", "torch"), ("JAX", "jax")],
+    ids=lambda name: name,
 )
 def test_examples_in_the_text_run(heading, library, tmp_path):
     pytest.importorskip(library)
@@ -37,7 +39,7 @@ def test_examples_in_the_text_run(heading, library, tmp_path):
     run(tmp_path, "-c", examples(heading))
 
 
-@pytest.mark.parametrize("library", ["torch"])
+@pytest.mark.parametrize("library", ["torch", "jax"])
 def test_training_loops_learn(library, tmp_path):
     pytest.importorskip(library)
     text = run(tmp_path, str(ROOT / "examples" / f"{library}_training" / "train.py"), "40")
