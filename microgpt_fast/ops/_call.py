@@ -5,6 +5,7 @@ checked before anything is written.
 """
 
 import math
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -22,6 +23,24 @@ COUNTS = {
 }
 ORDER = {s.name: [a.name for a in s.arguments] for s in read_signatures()}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@cache
+def quick_calls(backend):
+    """A backend's own checked calls by kernel, which take what needs neither a copy nor an error; or none."""
+    module = load(backend)
+    quick = getattr(module, "QuickCall", None)
+    if quick is None:
+        return {}
+    return {
+        kernel: quick(outputs, inputs, ORDER[kernel], getattr(module, kernel))
+        for kernel, (outputs, inputs) in ARGUMENTS.items()
+    }
+
+
+def load(backend):
+    """The module of a backend, given itself or by its name."""
+    return backend if isinstance(backend, ModuleType) else backends.load(backend)
 
 
 def call(
@@ -59,13 +78,18 @@ def call(
         Brings the arrays into the layout that the kernel wants, in the dicts, and returns further constants;
         else all inputs become contiguous. It may allocate outputs.
     **constants
-        The kernel's other arguments.
+        The kernel's other arguments; those that `arrange` returns as the caller of ops gave them.
 
     Returns
     -------
     array, or tuple of arrays or None
         The outputs: those that were given, and new ones of the library that the inputs come from.
     """
+    quick = quick_calls(backend)
+    if quick:
+        results = quick[kernel](inputs, out, sizes, without, added, constants)
+        if results is not NotImplemented:
+            return results
     wanted, read = ARGUMENTS[kernel]
     sizes = dict(sizes)
     library = common_library(inputs)
@@ -86,7 +110,7 @@ def call(
         if outputs[name] is None and name not in without:
             make = np.zeros if argument.adds or name in added else np.empty
             outputs[name] = make([sizes[size] for size in argument.sizes], dtype)
-    module = backend if isinstance(backend, ModuleType) else backends.load(backend)
+    module = load(backend)
     values = {**sizes, **constants, **arrays, **outputs}
     bad = getattr(module, kernel)(*[values[name] for name in ORDER[kernel]])
     if bad is not None and bad >= 0:

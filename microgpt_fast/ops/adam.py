@@ -6,7 +6,7 @@ Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.0510
 import operator
 
 from ._arrays import tell_written
-from ._call import FLOATS, array_to_write, as_array, call, check_output
+from ._call import FLOATS, array_to_write, as_array, call, check_output, quick_calls
 
 
 def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
@@ -34,6 +34,10 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     step = operator.index(step)
     if step < 1:
         raise ValueError(f"step counts from 1: it must be at least 1, not {step}")
+    constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
+    if quick := quick_calls(backend):
+        if quick["adamw_step"](dict(g=g), (p, m, v), (), (), (), constants) is not NotImplemented:
+            return
     g = as_array("g", g)
     if g.dtype not in FLOATS:
         raise TypeError(f"g must be float32 or float64, not {g.dtype}")
@@ -43,7 +47,6 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
         array = array_to_write(name, value)
         check_output(name, array, g.dtype, g.shape)
         flat.append(array.reshape(-1))
-    constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
     call("adamw_step", dict(g=g.reshape(-1)), out=tuple(flat), backend=backend, **constants)
     for value in given.values():
         tell_written(value)
