@@ -27,6 +27,7 @@ _HOMES = {
     "Progress": "training.progress",
     "save": "training.checkpoint",
     "load": "training.checkpoint",
+    "kernel_addresses": "backends",
     "get_include": "native",
     "get_sources": "native",
 }

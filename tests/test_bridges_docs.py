@@ -24,17 +24,25 @@ def run(folder, *command):
 def examples(heading):
     """The Python of one chapter of docs/bridges.md."""
     text = (ROOT / "docs" / "bridges.md").read_text(encoding="utf-8")
-    [chapter] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    [chapter] = re.findall(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", chapter, re.DOTALL | re.MULTILINE))
 
 
 @pytest.mark.parametrize(
     ("heading", "library"),
-    [("Arrays of any library", "torch"), ("PyTorch", "torch"), ("JAX", "jax")],
+    [
+        ("Arrays of any library", "torch"),
+        ("PyTorch", "torch"),
+        ("JAX", "jax"),
+        ("ctypes", "ctypes"),
+        ("cffi", "cffi"),
+    ],
     ids=lambda name: name,
 )
 def test_examples_in_the_text_run(heading, library, tmp_path):
     pytest.importorskip(library)
+    if "kernel_addresses" in examples(heading):
+        pytest.importorskip("microgpt_fast.backends.cython_backend")
     assert examples(heading)
     run(tmp_path, "-c", examples(heading))
 
