@@ -15,7 +15,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
-from setuptools.errors import OptionError
+from setuptools.errors import CompileError, LinkError, OptionError
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the package itself, which needs nothing to make its Cython declarations
@@ -69,6 +69,9 @@ class build_core(build_ext):
         def compile_unit(unit):
             return build.compile_unit(self.compiler, unit, self.build_temp, self.options)
 
+        if ext.language == "c++":
+            return self.build_jax_handlers(ext, compile_unit)
+
         def compile_module():
             from Cython.Build import cythonize
 
@@ -85,6 +88,13 @@ class build_core(build_ext):
         ext.sources = []  # all that is left is to link
         ext.extra_link_args = self.options if self.sanitize else []
         super().build_extension(ext)
+
+    def build_jax_handlers(self, ext, compile_unit):
+        try:
+            ext.sources, ext.extra_objects = [], [compile_unit(build.jax_unit())]
+            super().build_extension(ext)
+        except (CompileError, LinkError) as error:
+            print(f"microgpt_fast: no handlers for JAX, whose calls will be slower: {error}", file=sys.stderr)
 
     def copy_extensions_to_source(self):
         built = [os.path.join(self.build_lib, self.get_ext_filename(e.name)) for e in self.extensions]
@@ -108,20 +118,22 @@ class build_modules(build_py):
                 )
 
 
-def extension():
+def extensions():
     codegen.generate()
-    return Extension(
+    yield Extension(
         "microgpt_fast.backends.cython_backend",
         ["microgpt_fast/backends/cython_backend.pyx"],
         include_dirs=build.INCLUDE,
         libraries=["m", "pthread"] if os.name == "posix" else [],
         optional=False,
     )
+    if build.jax_unit():
+        yield Extension("microgpt_fast.jax.handlers", ["microgpt_fast/jax/handlers.cc"], language="c++")
 
 
 setup(
     packages=[*find_packages(str(ROOT), include=["microgpt_fast*"]), "microgpt_fast.csrc"],
     package_dir={"microgpt_fast.csrc": "csrc"},
-    ext_modules=[extension()],
+    ext_modules=list(extensions()),
     cmdclass={"build_ext": build_core, "build_py": build_modules},
 )

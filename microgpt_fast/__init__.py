@@ -29,6 +29,7 @@ _HOMES = {
     "train_many": "lab.many",
     "save": "training.checkpoint",
     "load": "training.checkpoint",
+    "kernel_addresses": "backends",
     "get_include": "native",
     "get_sources": "native",
 }

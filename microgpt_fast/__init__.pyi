@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import ops as ops
+from .backends import kernel_addresses as kernel_addresses
 from .config import GPTConfig as GPTConfig
 from .config import TrainConfig as TrainConfig
 from .config import UsageError as UsageError

@@ -11,7 +11,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("benchmark", "lab"),
-    ("checking", "export"),
+    ("checking", "export", "torch", "jax"),
     ("training", "sampling"),
     ("model",),
     ("data", "ops", "numba_kernels"),

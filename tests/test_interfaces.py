@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,22 @@ def test_c_and_python_have_one_table_of_parameters(compiled, sizes):
     config = GPTConfig(11, **sizes)
     wanted = [parameter._replace(start=None) for parameter in config.parameters()]  # which Python alone draws
     assert compiled.parameter_table(config) == wanted
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_header_and_pythons_in_either_order(language, tmp_path):
+    compiler = "cc" if language == "c" else "c++"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs a compiler, {compiler}")
+    includes = ["#include <Python.h>\n", "#include <microgpt_fast.h>\n"]
+    use = "const mgf_api *api(void);\nconst mgf_api *api(void) { return mgf_import(); }\n"
+    for order in (includes, includes[::-1], includes[1:] + includes):
+        source = tmp_path / "user.c"
+        source.write_text("".join(order) + use)
+        folders = [f"-I{microgpt_fast.get_include()}", f"-I{sysconfig.get_path('include')}"]
+        command = [compiler, "-x", language, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", *folders, source]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
 
 
 def test_header_leaves_the_macros_of_its_includer(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from test_kernels import DTYPES, EVERY_CASE, assert_close, in_float64, label
 
-from microgpt_fast import ops
+from microgpt_fast import backends, ops
 from microgpt_fast.backends import numpy_backend as twin
 from microgpt_fast.checking.cases import CASES
 from microgpt_fast.config import ACTIVATIONS
-from microgpt_fast.ops._call import ARGUMENTS, ORDER
+from microgpt_fast.ops._call import ARGUMENTS, ORDER, quick_calls
 
 RENAMED = {"embedding_backward": {"vocab_size": "V", "block_size": "T"}}
 
@@ -118,6 +118,35 @@ def test_without_out_sums_begin_at_zero(backend, kernel, size):
             assert_close(result, wanted[name], np.float64, case.bound, name, case.scale(name, wanted))
 
 
+@EVERY_CASE
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+def test_the_short_way_has_the_bits_of_the_long_one(kernel, size, dtype, monkeypatch):
+    """Plain arrays take the compiled backend's own checks; a case whose arrays are views or empty does not."""
+    pytest.importorskip("microgpt_fast.backends.cython_backend")
+    quick, seen = quick_calls("cython"), []
+    arguments = CASES[kernel].arguments(dtype, seed=7, **size)
+    plain = all(
+        a.flags.c_contiguous and a.size
+        for name, a in arguments.items()
+        if isinstance(a, np.ndarray) and name in [b.name for b in sum(ARGUMENTS[kernel], [])]
+    )
+
+    def watched(*call):
+        seen.append(quick[kernel](*call))
+        return seen[-1]
+
+    for module in (ops._call, ops.adam):
+        monkeypatch.setattr(module, "quick_calls", lambda backend: {kernel: watched})
+    short = call_ops(kernel, arguments, "cython")
+    assert (seen[0] is not NotImplemented) == plain
+    for module in (ops._call, ops.adam):
+        monkeypatch.setattr(module, "quick_calls", lambda backend: {})
+    long = call_ops(kernel, CASES[kernel].arguments(dtype, seed=7, **size), "cython")
+    for name, result in short.items():
+        assert (result is None) == (long[name] is None)
+        assert result is None or np.array_equal(result, long[name], equal_nan=True)
+
+
 def test_the_table_of_shapes_covers_every_kernel():
     assert ARGUMENTS.keys() == CASES.keys()
     for kernel, (outputs, inputs) in ARGUMENTS.items():
@@ -128,13 +157,23 @@ def test_the_table_of_shapes_covers_every_kernel():
             assert section in text or "as in `gemm_nn`" in text
 
 
+@pytest.fixture(params=["numpy", "cython"])
+def checks(request):
+    """A backend, and with it who checks: ops alone, or the compiled backend first."""
+    try:
+        backends.load(request.param)
+    except backends.BackendError as error:
+        pytest.skip(str(error))
+    return request.param
+
+
 EVERY_INPUT = pytest.mark.parametrize(
     ("kernel", "name"), [(k, argument.name) for k, (_, inputs) in ARGUMENTS.items() for argument in inputs]
 )
 
 
 @EVERY_INPUT
-def test_wrong_dtype_or_shape_of_an_input(kernel, name):
+def test_wrong_dtype_or_shape_of_an_input(kernel, name, checks):
     sizes = CASES[kernel].sizes
     for size in sizes:
         arguments = CASES[kernel].arguments(np.float64, seed=6, **size)
@@ -144,17 +183,17 @@ def test_wrong_dtype_or_shape_of_an_input(kernel, name):
     before = {n: a.copy() for n, a in arguments.items() if isinstance(a, np.ndarray)}
     for wrong in (array.astype(complex), array.astype(bool), array.astype(np.float16), array.astype(">f8")):
         with pytest.raises(TypeError, match=name):
-            call_ops(kernel, {**arguments, name: wrong}, "numpy")
+            call_ops(kernel, {**arguments, name: wrong}, checks)
     if array.dtype == np.float64 and kernel != "adamw_step":
         others = [a for a in ARGUMENTS[kernel][1] if arguments[a.name] is not None]
         if sum(arguments[a.name].dtype == np.float64 for a in others) > 1:
             with pytest.raises(TypeError, match="one dtype"):
-                call_ops(kernel, {**arguments, name: array.astype(np.float32)}, "numpy", out="none")
+                call_ops(kernel, {**arguments, name: array.astype(np.float32)}, checks, out="none")
     longer = np.concatenate([array, array])
     any_length = kernel == "embedding_forward" and name in ("wte", "wpe")
     for wrong in (array[None],) if any_length else (longer, array[None]):
         with pytest.raises(ValueError) as error:
-            call_ops(kernel, {**arguments, name: wrong}, "numpy")
+            call_ops(kernel, {**arguments, name: wrong}, checks)
         assert str(wrong.shape) in str(error.value)
     for n, a in before.items():
         assert np.array_equal(a, arguments[n], equal_nan=True), n
@@ -166,7 +205,7 @@ EVERY_OUTPUT = pytest.mark.parametrize(
 
 
 @EVERY_OUTPUT
-def test_wrong_out(kernel, name):
+def test_wrong_out(kernel, name, checks):
     for size in CASES[kernel].sizes:
         arguments = CASES[kernel].arguments(np.float64, seed=6, **size)
         if arguments[name] is not None and arguments[name].size > 1 and arguments[name].flags.c_contiguous:
@@ -200,13 +239,13 @@ def test_wrong_out(kernel, name):
                 options |= {n: given[n] for n in ("step", "lr")}
             if kernel == "embedding_backward":
                 options |= dict(vocab_size=given["V"], block_size=given["T"])
-            getattr(ops, kernel)(*positional, **options, backend="numpy")
+            getattr(ops, kernel)(*positional, **options, backend=checks)
         for n, a in before.items():
             assert np.array_equal(a, given[n], equal_nan=True), n
 
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in CASES if kernel != "adamw_step"])
-def test_overlap_is_refused(kernel):
+def test_overlap_is_refused(kernel, checks):
     """Each output shares one element with each input, in turn; both shapes are named."""
     checked = 0
     for output in CASES[kernel].outputs:
@@ -223,7 +262,7 @@ def test_overlap_is_refused(kernel):
             arguments[argument.name] = memory[: source.size].reshape(source.shape)
             arguments[output] = memory[source.size - 1 :].reshape(arguments[output].shape)
             with pytest.raises(ValueError, match="overlaps") as error:
-                call_ops(kernel, arguments, "numpy")
+                call_ops(kernel, arguments, checks)
             assert str(source.shape) in str(error.value) and str(arguments[output].shape) in str(error.value)
             assert not memory.any()
             checked += 1

@@ -52,6 +52,23 @@ def load(name="auto"):
         raise BackendError(f"backend {name!r} cannot be used: {error}") from error
 
 
+def kernel_addresses():
+    """Where the compiled kernels are, for ctypes, cffi and other languages' foreign function interfaces.
+
+    Returns
+    -------
+    dict of str to int
+        Address by name and dtype, such as "gemm_nn_f32", for the instruction set in use. They are good for the life of
+        the process. microgpt_fast_kernels.h in `microgpt_fast.get_include()` has the signatures.
+
+    Raises
+    ------
+    BackendError
+        Where there is no compiled backend.
+    """
+    return load("cython").kernel_addresses()
+
+
 def name_of(module):
     """The name under which `load` knows a backend's module."""
     return next(name for name, home in BACKENDS.items() if module.__name__.endswith("." + home))

@@ -1,6 +1,6 @@
 """The compiled backend. Arrays of a call are of one dtype; see microgpt_fast_kernels.h."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -287,6 +287,24 @@ class Streams:
         randoms: Sequence[Random | None],
         temperature: float,
     ) -> _Int32: ...
+
+class QuickCall:
+    def __init__(
+        self,
+        outputs: Sequence[Any],
+        inputs: Sequence[Any],
+        order: Sequence[str],
+        function: Callable[..., Any],
+    ) -> None: ...
+    def __call__(
+        self,
+        inputs: dict[str, Any],
+        out: Any,
+        sizes: Any,
+        without: Any,
+        added: Any,
+        constants: dict[str, Any],
+    ) -> Any: ...
 
 @final
 class Random:

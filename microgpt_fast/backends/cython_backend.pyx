@@ -252,6 +252,7 @@ cdef struct engine_tables:  # of an engine: one of them is not NULL
 
 
 include "cython_kernels.pxi"
+include "cython_quick.pxi"
 include "cython_model.pxi"
 include "cython_workspace.pxi"
 include "cython_random.pxi"

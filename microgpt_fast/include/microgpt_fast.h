@@ -114,20 +114,20 @@ typedef struct {
     const mgf_mixed *mixed;
 } mgf_api;
 
-/* For those who include Python.h before: the API, or NULL with a Python exception set (ImportError where the installed
- * package has no compiled backend or another ABI). Call it once, when your module is initialised. */
-#ifdef Py_PYTHON_H
-static inline const mgf_api *mgf_import(void) {
-    const mgf_api *api = (const mgf_api *)PyCapsule_Import(MGF_API_CAPSULE, 0);
-    if (api && (api->abi_version != MGF_ABI_VERSION || api->size < sizeof(mgf_api) ||
-                api->table_size != sizeof(mgf_kernels_f32))) {
-        PyErr_Format(PyExc_ImportError, "compiled for ABI %d of microgpt_fast, the installed one has ABI %d",
-                     MGF_ABI_VERSION, (int)api->abi_version);
-        return NULL;
-    }
-    return api;
+/* For extension modules of Python: the API, or NULL with a Python exception set (ImportError where the installed package
+ * has no compiled backend or another ABI). Call it once, when your module is initialised. These are macros, so that Python.h
+ * may be included before or after this header. */
+#define mgf_import() (!MGF_FOUND ? (const mgf_api *)NULL : mgf_is_this_abi(MGF_FOUND) ? MGF_FOUND : MGF_REFUSED)
+#define MGF_FOUND ((const mgf_api *)PyCapsule_Import(MGF_API_CAPSULE, 0))
+#define MGF_REFUSED                                                                                                        \
+    (PyErr_Format(PyExc_ImportError, "compiled for ABI %d of microgpt_fast, the installed one has ABI %d",                 \
+                  MGF_ABI_VERSION, (int)MGF_FOUND->abi_version),                                                           \
+     (const mgf_api *)NULL)
+
+static inline int mgf_is_this_abi(const mgf_api *api) {
+    return api->abi_version == MGF_ABI_VERSION && api->size >= sizeof(mgf_api) &&
+           api->table_size == sizeof(mgf_kernels_f32);
 }
-#endif
 
 #ifdef __cplusplus
 }

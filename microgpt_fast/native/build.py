@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ INCLUDE = ["microgpt_fast/include", "csrc"]
 
 # No -march=native and no -ffast-math: what is installed runs on every processor of its kind and leaves the process's
 # floating-point modes alone.
+CXX = ["-std=c++17", "-O2"]
 COMMON = ["-std=gnu11", "-O3", "-fvisibility=hidden"]
 FAST = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 EXACT = ["-ffp-contract=off", "-fno-builtin"]
@@ -90,6 +92,16 @@ def core_units(isas=tuple(FEATURES)):
     )
 
 
+def jax_unit():
+    """The handlers for JAX, where jaxlib is installed and has its headers; else None."""
+    jaxlib = find_spec("jaxlib")
+    for folder in jaxlib.submodule_search_locations if jaxlib else ():
+        headers = Path(folder, "include")
+        if (headers / "xla" / "ffi" / "api" / "ffi.h").exists():
+            return Unit("microgpt_fast/jax/handlers.cc", "jax", [], ["-isystem", str(headers)])
+    return None
+
+
 def made_from(depfile):
     """The files that a compiler's -MD lists: the source and every header, the system's and the compiler's own too."""
     names = re.findall(r"(?:\\[ \n]|\S)+", depfile.read_text().partition(":")[2].replace("\\\n", " "))
@@ -134,7 +146,7 @@ def compile_unit(compiler, unit, folder, options):
     output_dir = os.path.join(folder, unit.folder)
     [name] = compiler.object_filenames([unit.source], output_dir=output_dir)
     target = Path(name)
-    flags = [*COMMON, *unit.flags, *options]
+    flags = [*(CXX if unit.source.endswith(".cc") else COMMON), *unit.flags, *options]
     command = repr((compiler.compiler_so, compiler.include_dirs, unit.macros, flags))
     if is_current(target, command):
         return name

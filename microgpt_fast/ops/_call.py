@@ -6,6 +6,7 @@ checked before anything is written.
 
 import math
 import operator
+from functools import cache
 from numbers import Real
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import numpy as np
 from .. import backends
 from ..native.shapes import ARGUMENTS
 from ..native.signatures import read_signatures
+from ._arrays import as_library, common_library, output_seen_by_numpy, seen_by_numpy, tell_written
 
 # arrays of int32: what their values count, and up to which size
 COUNTS = {
@@ -24,6 +26,24 @@ COUNTS = {
 ORDER = {s.name: [a.name for a in s.arguments] for s in read_signatures()}
 REALS = {s.name: [a.name for a in s.arguments if a.ctype == "double"] for s in read_signatures()}
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@cache
+def quick_calls(backend):
+    """A backend's own checked calls by kernel, which take what needs neither a copy nor an error; or none."""
+    module = load(backend)
+    quick = getattr(module, "QuickCall", None)
+    if quick is None:
+        return {}
+    return {
+        kernel: quick(outputs, inputs, ORDER[kernel], getattr(module, kernel))
+        for kernel, (outputs, inputs) in ARGUMENTS.items()
+    }
+
+
+def load(backend):
+    """The module of a backend, given itself or by its name."""
+    return backend if isinstance(backend, ModuleType) else backends.load(backend)
 
 
 def call(
@@ -61,17 +81,24 @@ def call(
         Brings the arrays into the layout that the kernel wants, in the dicts, and returns further constants;
         else all inputs become contiguous. It may allocate outputs.
     **constants
-        The kernel's other arguments.
+        The kernel's other arguments; those that `arrange` returns as the caller of ops gave them.
 
     Returns
     -------
     array, or tuple of arrays or None
-        The outputs.
+        The outputs: those that were given, and new ones of the library that the inputs come from.
     """
+    quick = quick_calls(backend)
+    if quick:
+        results = quick[kernel](inputs, out, sizes, without, added, constants)
+        if results is not NotImplemented:
+            return results
     wanted, read = ARGUMENTS[kernel]
     sizes = dict(sizes)
+    library = common_library(inputs)
     arrays, dtype, sources = check_inputs(kernel, read, inputs, sizes)
-    outputs = _given(wanted, out, without)
+    given = _given(wanted, out, without)
+    outputs = {name: array_to_write(name, value) for name, value in given.items()}
     for argument in wanted:
         if (array := outputs[argument.name]) is not None:
             check_output(argument.name, array, dtype, contiguous=argument.name not in strided)
@@ -86,18 +113,33 @@ def call(
         if outputs[name] is None and name not in without:
             make = np.zeros if argument.adds or name in added else np.empty
             outputs[name] = make([sizes[size] for size in argument.sizes], dtype)
-    module = backend if isinstance(backend, ModuleType) else backends.load(backend)
+    module = load(backend)
     constants |= {name: real(name, constants[name]) for name in REALS[kernel]}
     values = {**sizes, **constants, **arrays, **outputs}
     bad = getattr(module, kernel)(*[values[name] for name in ORDER[kernel]])
     if bad is not None and bad >= 0:
         _refuse_index(arrays, bad, sizes)
-    results = tuple(outputs.values())
+    results = tuple(
+        as_library(library, array) if given[name] is None else given[name] for name, array in outputs.items()
+    )
+    for value in given.values():
+        tell_written(value)
     return results if len(results) > 1 else results[0]
+
+
+def array_to_read(name, value):
+    """The value itself, or what NumPy sees of another library's array."""
+    return value if value is None or isinstance(value, np.ndarray) else seen_by_numpy(name, value)
+
+
+def array_to_write(name, value):
+    """As `array_to_read`, to write through."""
+    return value if value is None or isinstance(value, np.ndarray) else output_seen_by_numpy(name, value)
 
 
 def as_array(name, value, dtype=np.float64):
     """The value as an array; something empty that is no array, such as [], as one of `dtype`."""
+    value = array_to_read(name, value)
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be ignored: give {name}.filled(number) or {name}.data"
@@ -136,6 +178,7 @@ def _common_dtype(read, inputs):
 def check_inputs(kernel, read, inputs, sizes):
     """The inputs as arrays, their one dtype, and what told each size; `sizes` is filled from their shapes."""
     arrays, dtype, of_dtype, sources = {}, None, "", {}
+    inputs = {name: array_to_read(name, value) for name, value in inputs.items()}
     common = _common_dtype(read, inputs)
     for argument in read:
         name, value = argument.name, inputs[argument.name]
@@ -218,7 +261,7 @@ def _given(wanted, out, without):
 def check_output(name, array, dtype, shape=None, contiguous=True):
     """TypeError or ValueError unless the array can be written to as it is."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"out for {name} must be a NumPy array, not {type(array).__name__}")
+        raise TypeError(f"out for {name} must be an array that can be written to, not {type(array).__name__}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"out for {name} is a masked array, whose mask would be ignored: give its .data")
     if array.dtype != dtype:

@@ -3,7 +3,8 @@
 Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019, arXiv:1711.05101.
 """
 
-from ._call import FLOATS, as_array, call, check_output, integer, real
+from ._arrays import tell_written
+from ._call import FLOATS, array_to_write, as_array, call, check_output, integer, quick_calls, real
 
 
 def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, backend="auto"):
@@ -30,14 +31,22 @@ def adamw_step(p, m, v, g, *, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight
     """
     step = integer("step", step, low=1)
     check_betas(beta1, beta2)
+    constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
+    if quick := quick_calls(backend):
+        if quick["adamw_step"](dict(g=g), (p, m, v), (), (), (), constants) is not NotImplemented:
+            return
     g = as_array("g", g)
     if g.dtype not in FLOATS:
         raise TypeError(f"g must be float32 or float64, not {g.dtype}")
-    for name, array in (("p", p), ("m", m), ("v", v)):
+    given = dict(p=p, m=m, v=v)
+    flat = []
+    for name, value in given.items():
+        array = array_to_write(name, value)
         check_output(name, array, g.dtype, g.shape)
-    p, m, v = (array.reshape(-1) for array in (p, m, v))
-    constants = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step)
-    call("adamw_step", dict(g=g.reshape(-1)), out=(p, m, v), backend=backend, **constants)
+        flat.append(array.reshape(-1))
+    call("adamw_step", dict(g=g.reshape(-1)), out=tuple(flat), backend=backend, **constants)
+    for value in given.values():
+        tell_written(value)
 
 
 def check_betas(*betas):

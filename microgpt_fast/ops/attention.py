@@ -51,7 +51,8 @@ def attention_forward(q, k, v, cu_seqlens=None, *, scale=None, slopes=None, out=
         )
 
     inputs = dict(q=q, k=k, v=v, slopes=slopes)
-    return call("attention_forward", inputs, out=out, backend=backend, arrange=arrange)
+    options = dict(cu_seqlens=cu_seqlens, scale=scale)
+    return call("attention_forward", inputs, out=out, backend=backend, arrange=arrange, **options)
 
 
 def attention_backward(
@@ -110,7 +111,8 @@ def attention_backward(
         return dict(ld_qkv=stride, ld_o=H * D, **_constants(cu_seqlens, scale, sizes, outputs))
 
     inputs = dict(d_o=d_o, o=o, lse=lse, q=q, k=k, v=v, slopes=slopes)
-    return call("attention_backward", inputs, out=out, backend=backend, strided=names, arrange=arrange)
+    options = dict(strided=names, arrange=arrange, cu_seqlens=cu_seqlens, scale=scale)
+    return call("attention_backward", inputs, out=out, backend=backend, **options)
 
 
 def attention_decode(q, k_cache, v_cache, lengths, *, scale=None, slopes=None, out=None, backend="auto"):
@@ -154,7 +156,7 @@ def attention_decode(q, k_cache, v_cache, lengths, *, scale=None, slopes=None, o
         return dict(scale=_scale(scale, sizes))
 
     inputs = dict(q=q, k_cache=k_cache, v_cache=v_cache, lengths=lengths, slopes=slopes)
-    return call("attention_decode", inputs, out=out, backend=backend, arrange=arrange)
+    return call("attention_decode", inputs, out=out, backend=backend, arrange=arrange, scale=scale)
 
 
 def _scale(scale, sizes):

@@ -8,7 +8,8 @@ import numpy as np
 
 from .. import backends
 from ..backends.engines import engine_of
-from ._call import FLOATS, as_array, check_output, check_overlap, contiguous, integer, real
+from ._arrays import as_library, library_of, tell_written
+from ._call import FLOATS, array_to_write, as_array, check_output, check_overlap, contiguous, integer, real
 from .adam import check_betas
 
 
@@ -47,15 +48,18 @@ def gpt_forward(
     IndexError
         For a token or a length out of range.
     """
+    library = library_of(params)
     params = _flat("params", params, config)
     tokens, starts, lengths = _documents(tokens, starts, lengths)
-    if logits is not None:
-        shape = (int(lengths.sum()), config.vocab_size)
-        check_output("logits", logits, params.dtype, shape)
-        check_overlap({"logits": logits}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
-    return _engine(config, params, numerics, threads, backend).forward(
-        params, tokens, starts, lengths, logits
+    view = array_to_write("logits", logits)
+    if view is not None:
+        check_output("logits", view, params.dtype, (int(lengths.sum()), config.vocab_size))
+        check_overlap({"logits": view}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
+    losses = _engine(config, params, numerics, threads, backend).forward(
+        params, tokens, starts, lengths, view
     )
+    tell_written(logits)
+    return as_library(library, losses)
 
 
 def gpt_backward(
@@ -80,15 +84,19 @@ def gpt_backward(
     TypeError, ValueError, IndexError
         As for `gpt_forward`.
     """
+    library = library_of(params)
     params = _flat("params", params, config)
     tokens, starts, lengths = _documents(tokens, starts, lengths)
-    if out is None:
-        out = np.zeros_like(params)
-    else:
-        check_output("grads", out, params.dtype, params.shape)
-        check_overlap({"grads": out}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
+    grads = np.zeros_like(params) if out is None else array_to_write("grads", out)
+    if out is not None:
+        check_output("grads", grads, params.dtype, params.shape)
+        check_overlap({"grads": grads}, dict(params=params, tokens=tokens, starts=starts, lengths=lengths))
     engine = _engine(config, params, numerics, threads, backend)
-    return engine.backward(out, params, tokens, starts, lengths), out
+    losses = as_library(library, engine.backward(grads, params, tokens, starts, lengths))
+    if out is None:
+        return losses, as_library(library, grads)
+    tell_written(out)
+    return losses, out
 
 
 def gpt_train_steps(
@@ -119,9 +127,10 @@ def gpt_train_steps(
     TypeError, ValueError, IndexError
         As for `gpt_forward`; ValueError also if the number of documents is not k * batch_size.
     """
+    library, given = library_of(params), (params, m, v)
     params_in = _flat("params", params, config)
     tokens, starts, lengths = _documents(tokens, starts, lengths)
-    outputs = dict(params=params, m=m, v=v)
+    outputs = {name: array_to_write(name, value) for name, value in zip(("params", "m", "v"), given)}
     for name, array in outputs.items():
         check_output(name, array, params_in.dtype, params_in.shape)
     lr, batch_size = np.ascontiguousarray(lr, np.float64), integer("batch_size", batch_size, low=1)
@@ -135,11 +144,9 @@ def gpt_train_steps(
     check_betas(beta1, beta2)
     eps, weight_decay = real("eps", eps), real("weight_decay", weight_decay)
     losses = np.empty(len(lr))
-    _engine(config, params, numerics, threads, backend).train_steps(
+    _engine(config, params_in, numerics, threads, backend).train_steps(
         losses,
-        params,
-        m,
-        v,
+        *outputs.values(),
         tokens,
         starts,
         lengths,
@@ -148,7 +155,9 @@ def gpt_train_steps(
         (beta1, beta2, eps, weight_decay),
         first_step,
     )
-    return losses
+    for value in given:
+        tell_written(value)
+    return as_library(library, losses)
 
 
 def gpt_decode(params, config, *, numerics="fast", backend="auto"):
