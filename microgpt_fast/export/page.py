@@ -25,7 +25,7 @@ IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let)\b)", re.MULTILINE)
 
 
-def page(model, weights="float32", name="model", opens="write"):
+def page(model, weights="float32", name="model", opens="write", text=None):
     """The page of a model.
 
     Parameters
@@ -37,6 +37,8 @@ def page(model, weights="float32", name="model", opens="write"):
         Shown in the page.
     opens : {"write", "train", "inside", "lessons"}
         The view that is shown first.
+    text : str, optional
+        What the page begins to look at; None means the likeliest text.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def page(model, weights="float32", name="model", opens="write"):
         "tokenizer": model.tokenizer.constants(),
         "is_stream": expected.is_stream(model),
         "temperature": model.train_config.temperature if model.train_config else 0.5,
-        "example": example(shown),
+        "example": example(shown) if text is None else text,
         "weights": weights,
         "note": note(original, shown, weights),
         "opens": opens,
