@@ -96,14 +96,14 @@ class build_modules(build_py):
     def run(self):
         super().run()
         command = shlex.split(os.environ.get(wasm.COMPILER, ""))
-        if command and not self.editable_mode:
-            for bits in wasm.BITS:
-                out = Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm")
-                out.write_bytes(
-                    wasm.compile_core(
-                        command, bits, str(ROOT / "csrc"), str(ROOT / "microgpt_fast" / "include")
-                    )
-                )
+        if not command or self.editable_mode:
+            return
+        # pip's isolated build has a PYTHONPATH that hides what is installed, a compiler in Python among it
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        include = str(ROOT / "microgpt_fast" / "include")
+        for bits in wasm.BITS:
+            module = wasm.compile_core(command, bits, str(ROOT / "csrc"), include, environment)
+            Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm").write_bytes(module)
 
 
 def extension():
