@@ -19,6 +19,7 @@ WEB = PACKAGE / "web"
 NAMES = PACKAGE / "datasets" / "us_census_1990_first_names.txt"
 ENTRY = "app.js"
 WEIGHTS = ("float32", "float16", "int8")
+LARGEST = 2**29  # bytes that a page takes for a model while it trains; web/core.js has the same
 TOLERANCE = 1e-5  # of the page's self-test, relative to the largest logit
 EXAMPLE = 200  # characters of a text that the page begins with
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
@@ -50,6 +51,10 @@ def page(model, weights="float32", name="model", opens="write", text=None):
         for a model that a page cannot run, or where the core has to be compiled first and cannot be.
     """
     served.check(model, "a page")
+    if bytes_in_page(model.config) >= LARGEST:
+        raise UsageError(
+            f"a page cannot hold a model of {model.config.num_params:,} parameters: it is too large"
+        )
     if weights not in WEIGHTS:
         raise UsageError(f"unknown weights {weights!r} (allowed: {', '.join(WEIGHTS)})")
     core = wasm.core(32)
@@ -75,6 +80,12 @@ def page(model, weights="float32", name="model", opens="write", text=None):
         },
     }
     return assembled(inert(about), zipped(content), zipped(NAMES.read_bytes()), zipped(core)).encode()
+
+
+def bytes_in_page(config):
+    """Memory of a model that trains: parameters, gradient, moments and packed copies; activations; attention."""
+    L, C, H, T, V = config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size
+    return 4 * (6 * config.num_params + T * (20 * L * C + 8 * C + 2 * V) + L * H * T * T)
 
 
 def packed(model, weights):
