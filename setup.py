@@ -99,11 +99,16 @@ class build_modules(build_py):
         if not command or self.editable_mode:
             return
         # pip's isolated build has a PYTHONPATH that hides what is installed, a compiler in Python among it
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        include = str(ROOT / "microgpt_fast" / "include")
-        for bits in wasm.BITS:
-            module = wasm.compile_core(command, bits, str(ROOT / "csrc"), include, environment)
-            Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm").write_bytes(module)
+        hiding = os.environ.pop("PYTHONPATH", None)
+        try:
+            for bits in wasm.BITS:
+                module = wasm.compile_core(
+                    command, bits, str(ROOT / "csrc"), str(ROOT / "microgpt_fast" / "include")
+                )
+                Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm").write_bytes(module)
+        finally:
+            if hiding is not None:
+                os.environ["PYTHONPATH"] = hiding
 
 
 def extension():

@@ -18,7 +18,7 @@ class CompileError(Exception):
     """The compiler failed; the text is one line."""
 
 
-def compile_core(command, bits, sources, include, environment=os.environ):
+def compile_core(command, bits, sources, include):
     """Compile the core.
 
     Parameters
@@ -29,8 +29,6 @@ def compile_core(command, bits, sources, include, environment=os.environ):
         Of its floating-point numbers.
     sources, include : path
         The folders csrc and include.
-    environment : mapping
-        Of the compiler's process.
 
     Returns
     -------
@@ -49,7 +47,7 @@ def compile_core(command, bits, sources, include, environment=os.environ):
         }
         run = subprocess.run(
             [*command, *FLAGS, f"-DREAL_BITS={bits}", "-I", include, "-I", sources, *units, "-o", out],
-            capture_output=True, text=True, errors="replace", env={**environment, **caches},
+            capture_output=True, text=True, errors="replace", env={**os.environ, **caches},
         )  # fmt: skip
         if run.returncode:
             lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
