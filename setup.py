@@ -108,14 +108,19 @@ class build_modules(build_py):
     def run(self):
         super().run()
         command = shlex.split(os.environ.get(wasm.COMPILER, ""))
-        if command and not self.editable_mode:
+        if not command or self.editable_mode:
+            return
+        # pip's isolated build has a PYTHONPATH that hides what is installed, a compiler in Python among it
+        hiding = os.environ.pop("PYTHONPATH", None)
+        try:
             for bits in wasm.BITS:
-                out = Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm")
-                out.write_bytes(
-                    wasm.compile_core(
-                        command, bits, str(ROOT / "csrc"), str(ROOT / "microgpt_fast" / "include")
-                    )
+                module = wasm.compile_core(
+                    command, bits, str(ROOT / "csrc"), str(ROOT / "microgpt_fast" / "include")
                 )
+                Path(self.build_lib, "microgpt_fast", "web", f"core_f{bits}.wasm").write_bytes(module)
+        finally:
+            if hiding is not None:
+                os.environ["PYTHONPATH"] = hiding
 
 
 def extensions():

@@ -71,7 +71,7 @@ def visit(chromium, tmp_path, built_core):
         file = tmp_path / f"page{len(contexts)}.html"
         file.write_bytes(content)
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))

@@ -124,6 +124,22 @@ def test_a_weight_that_does_not_fit_is_refused(model):
         pages.page(model, "int4")
 
 
+def test_a_model_too_large_is_refused_here_and_there():
+    for options in (
+        dict(n_embd=4096),
+        dict(block_size=100_000),
+        dict(n_layer=300, n_embd=128),
+        dict(n_embd=512),
+    ):
+        config = GPTConfig(27, **options)
+        is_large = pages.bytes_in_page(config) >= pages.LARGEST
+        assert node("refusal.mjs", json.dumps(vars(config))) == is_large == (options != dict(n_embd=512))
+    model = mg.train(["ab"], num_steps=0).model
+    model.config = GPTConfig(model.config.vocab_size, n_embd=4096)
+    with pytest.raises(UsageError, match="201,416,704 parameters: it is too large"):
+        pages.page(model)
+
+
 def test_a_model_of_an_unknown_option_is_refused_by_name():
     @dataclass(frozen=True)
     class WiderConfig(GPTConfig):

@@ -19,13 +19,14 @@ WEB = PACKAGE / "web"
 NAMES = PACKAGE / "datasets" / "us_census_1990_first_names.txt"
 ENTRY = "app.js"
 WEIGHTS = ("float32", "float16", "int8")
+LARGEST = 2**29  # bytes that a page takes for a model while it trains; web/core.js has the same
 TOLERANCE = 1e-5  # of the page's self-test, relative to the largest logit
 EXAMPLE = 200  # characters of a text that the page begins with
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let)\b)", re.MULTILINE)
 
 
-def page(model, weights="float32", name="model", opens="write"):
+def page(model, weights="float32", name="model", opens="write", text=None):
     """The page of a model.
 
     Parameters
@@ -37,6 +38,8 @@ def page(model, weights="float32", name="model", opens="write"):
         Shown in the page.
     opens : {"write", "train", "inside", "lessons"}
         The view that is shown first.
+    text : str, optional
+        What the page begins to look at; None means the likeliest text.
 
     Returns
     -------
@@ -48,6 +51,10 @@ def page(model, weights="float32", name="model", opens="write"):
         for a model that a page cannot run, or where the core has to be compiled first and cannot be.
     """
     served.check(model, "a page")
+    if bytes_in_page(model.config) >= LARGEST:
+        raise UsageError(
+            f"a page cannot hold a model of {model.config.num_params:,} parameters: it is too large"
+        )
     if weights not in WEIGHTS:
         raise UsageError(f"unknown weights {weights!r} (allowed: {', '.join(WEIGHTS)})")
     core = wasm.core(32)
@@ -61,7 +68,7 @@ def page(model, weights="float32", name="model", opens="write"):
         "tokenizer": model.tokenizer.constants(),
         "is_stream": expected.is_stream(model),
         "temperature": model.train_config.temperature if model.train_config else 0.5,
-        "example": example(shown),
+        "example": example(shown) if text is None else text,
         "weights": weights,
         "note": note(original, shown, weights),
         "opens": opens,
@@ -73,6 +80,12 @@ def page(model, weights="float32", name="model", opens="write"):
         },
     }
     return assembled(inert(about), zipped(content), zipped(NAMES.read_bytes()), zipped(core)).encode()
+
+
+def bytes_in_page(config):
+    """Memory of a model that trains: parameters, gradient, moments and packed copies; activations; attention."""
+    L, C, H, T, V = config.n_layer, config.n_embd, config.n_head, config.block_size, config.vocab_size
+    return 4 * (6 * config.num_params + T * (20 * L * C + 8 * C + 2 * V) + L * H * T * T)
 
 
 def packed(model, weights):

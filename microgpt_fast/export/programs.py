@@ -53,9 +53,10 @@ def c_program(model):
 def python_program(model):
     """The text of a Python file that writes what the model writes."""
     served.check(model, "a Python program")
-    tokenizer, kind = model.tokenizer, model.parameters.dtype.str[-2:].replace("f", "")
+    tokenizer = model.tokenizer
+    kind, dtype = ("d", "<f8") if model.parameters.dtype == np.float64 else ("f", "<f4")
     symbols = "None" if tokenizer.kind == "byte" else ascii(tokenizer.chars)
-    weights = b64encode(model.parameters.astype(model.parameters.dtype.newbyteorder("<")).tobytes()).decode()
+    weights = b64encode(model.parameters.astype(dtype).tobytes()).decode()
     return filled(
         "model.py.in",
         **sizes(model),
@@ -66,7 +67,7 @@ def python_program(model):
         TEMPERATURE=repr(float(temperature(model))),
         COUNT=500 if is_stream(model) else model.config.block_size,
         ACTIVATION=PYTHON_ACTIVATIONS[model.config.activation],
-        KIND=repr({"4": "f", "8": "d"}[kind]),
+        KIND=repr(kind),
         WEIGHTS="\n".join(textwrap.wrap(weights, 118)),
     )
 

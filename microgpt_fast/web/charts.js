@@ -42,7 +42,7 @@ export function lossChart(losses, total, first, room) {
   const dots = [], curve = [];
   let mean = 0;
   losses.forEach((loss, i) => {
-    const share = Math.max(1 / (i + 1), 0.02);
+    const share = Math.max(2 / (i + 2), 0.03);
     mean += (loss - mean) * share;
     if (i % every === 0) dots.push(`M${x(i + 1).toFixed(1)} ${y(loss).toFixed(1)}h.01`);
     if (i % every === 0 || i === losses.length - 1) curve.push(`${x(i + 1).toFixed(1)} ${y(mean).toFixed(1)}`);

@@ -32,8 +32,7 @@ export function trainView(state, { trained, savePage }) {
   let long = null; // a pasted text too long for the field
   const source = (value, text, checked) =>
     el("label", { class: "radio" }, el("input", { type: "radio", name: "source", value, checked, onchange: changedSource }), text);
-  const ownFields = el("div", { hidden: true }, own, aside,
-    el("div", { class: "grid", style: { "margin-top": "8px" } }, field("or a text file", file), field("It is", mode)));
+  const ownFields = el("div", { hidden: true }, own, aside, field("or a text file", file), field("It is", mode));
   const message = el("p", { class: "message", role: "alert", id: "train-message" });
   const go = el("button", { type: "button", class: "primary", id: "train", onclick: () => (halt ? pause() : train()) }, "Train");
   const one = el("button", { type: "button", id: "step", onclick: step }, "One step");

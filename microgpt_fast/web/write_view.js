@@ -156,6 +156,8 @@ export function writeView(state) {
     }
   }
 
+  const fit = () => (prompt.rows = Math.min(6, prompt.value.split("\n").length));
+  prompt.addEventListener("input", fit);
   prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey) begin(event);
   });

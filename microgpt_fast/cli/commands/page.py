@@ -22,4 +22,4 @@ def untrained():
     from ...export.page import page
     from ...training.trainer import train
 
-    return page(train(num_steps=0, dtype="float32").model, name="untrained", opens="train")
+    return page(train(num_steps=0, dtype="float32").model, name="untrained", opens="train", text="maria")
