@@ -111,6 +111,8 @@ def test_no_index_of_the_core_is_narrowed(bits):
             "-Werror=shorten-64-to-32",
             "-I",
             microgpt_fast.get_include(),
+            "-I",
+            microgpt_fast.get_sources(),
             f"-DREAL_BITS={bits}",
             "-DMGF_TABLE=table",
             f"{microgpt_fast.get_sources()}/variant.c",
