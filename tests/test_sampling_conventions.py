@@ -96,4 +96,6 @@ def test_a_text_may_begin_with_a_dash(text, run):
         assert code == 2 and "expected one argument" in err
     else:
         assert (code, out) == (0, "sample  1: a--b\n"), err
+    if set(text) == {"-"}:  # all of it characters that the model knows
+        assert run("--prompt", text, "--max-new-tokens", 0)[:2] == (0, f"sample  1: {text}\n")
     assert run("--prompt", "--b", "--max-new-tokens", 0)[:2] == (0, "sample  1: --b\n")

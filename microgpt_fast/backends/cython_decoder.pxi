@@ -25,7 +25,8 @@ cdef class Decoder(Owned):
         self.p = engine.flat(params, False, "params")
         size = gpt_decoder_size(&engine.tables, &engine.config)
         self.memory = np.empty(size, np.uint8)  # in huge pages: from small ones large weights are read at half the pace
-        gpt_decoder_init(&engine.tables, &self.memory[0], self.p, &engine.config)
+        with nogil:
+            gpt_decoder_init(&engine.tables, &self.memory[0], self.p, &engine.config)
 
     def step(self, token, position):
         """Logits [V] after `token` at `position`. Positions come in order; 0 begins a new document.
@@ -92,7 +93,8 @@ cdef class Streams(Owned):
         self.randoms = np.zeros(size, np.intp)
         memory_size = gpt_streams_size(&engine.tables, &engine.config, size)
         self.memory = np.empty(memory_size, np.uint8)  # in huge pages
-        gpt_streams_init(&engine.tables, &self.memory[0], self.p, size, &engine.config)
+        with nogil:
+            gpt_streams_init(&engine.tables, &self.memory[0], self.p, size, &engine.config)
 
     cdef Py_ssize_t accept(self, int32_t[::1] slots, int32_t[::1] tokens, int32_t[::1] positions) except -1:
         # how many streams take a step; refuses what is not one

@@ -126,6 +126,9 @@ def parse(arguments=None):
         raise UsageError(f"unknown command {arguments[0]!r}{near} (allowed: {', '.join(COMMANDS)})")
     arguments = [dashed(argument) for argument in arguments]
     options, unknown = parser.parse_known_args(arguments)
+    for name in {"prompt", "stop"} & vars(options).keys():
+        if getattr(options, name) == []:  # what argparse before Python 3.13 makes of --stop=--
+            setattr(options, name, "--")
     if options.command is None:
         raise UsageError(f"choose a command: {', '.join(COMMANDS)} (see {PROGRAM} --help)")
     if unknown:

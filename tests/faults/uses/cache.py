@@ -8,11 +8,9 @@ from microgpt_fast.data import load, token_cache
 
 from ..texts import documents, text_of
 
-load.CACHED_FROM = 0
-
 
 def prepare(folder):
-    os.environ["MICROGPT_FAST_CACHE"] = str(folder / "cache")
+    os.environ["MICROGPT_FAST_CACHE"], load.CACHED_FROM = str(folder / "cache"), 0
     load.load_corpus(text_of("old"))
 
 

@@ -18,11 +18,11 @@ from ..texts import text_of
 OPTIONS = (
     "--n-embd 2 --n-head 1 --block-size 8 --num-steps 6 --val-fraction 0.3 --eval-interval 2 --num-samples 2"
 )
-pace.CHUNK_GROWTH = 1
 
 
 def program(*arguments):
-    """The exit code of the program, and its stderr."""
+    """The exit code of the program, a step at a time, and its stderr."""
+    pace.CHUNK_GROWTH = 1
     with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         code = cli.main([*map(str, arguments), "--quiet"])
     return code, err.getvalue()
