@@ -114,7 +114,7 @@ def test_ratios_and_the_exit_code(run, now, path):
     code, _, err = run("--job", "a", "b", "--against", path)
     assert (code, err) == (1, "microgpt-fast: slower than before by more than the limit, 1.15: b\n")
     code, _, err = run("--job", "b", "a", "--against", path, "--limit", "0.9")
-    assert code == 1 and err.endswith("then: b, a\n")
+    assert code == 1 and err.endswith("limit, 0.9: b, a\n")
 
 
 def test_processor_times_are_compared_where_both_runs_have_them(run, now, path):

@@ -7,6 +7,7 @@ cdef object ndarray = np.ndarray, np_empty = np.empty, np_zeros = np.zeros
 cdef object FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64), INT32 = np.dtype(np.int32)
 cdef object INDICES = frozenset(("tokens", "positions", "targets", "lengths"))
 
+cdef object MOST_INT = 2**62  # nobody means a larger constant
 cdef enum:
     MOST = 24  # arguments of a kernel, arrays among them, sizes
 
@@ -104,10 +105,11 @@ cdef class QuickCall:
             size[i] = -1
         for name in sizes:
             size[self.size_of[name]] = sizes[name]
+        for i in range(self.count):
+            seen[i].start = seen[i].end = NULL
         for i in range(self.outputs, self.count):
             value = inputs[self.names[i]]
             arrays[i] = value
-            seen[i].start = seen[i].end = NULL
             if value is None:
                 if not self.optional[i]:
                     return NotImplemented
@@ -161,7 +163,6 @@ cdef class QuickCall:
         for i in range(self.outputs):
             value = out[i]
             arrays[i] = value
-            seen[i].start = seen[i].end = NULL
             if value is None:
                 continue
             if self.names[i] in without or not look(value, &seen[i]) or seen[i].type != type or seen[i].read_only:
@@ -182,8 +183,8 @@ cdef class QuickCall:
                 return False
         return True
 
-    cdef object offsets(self, given, Py_ssize_t *size):
-        """cu_seqlens, made for one document if there is none; None unless it rises from 0 to N."""
+    cdef object offsets(self, given, plain_array *outputs, Py_ssize_t *size):
+        """cu_seqlens, made for one document if there is none; None unless it rises from 0 to N, apart from the outputs."""
         cdef plain_array seen
         cdef int32_t *values
         cdef Py_ssize_t b
@@ -193,6 +194,9 @@ cdef class QuickCall:
             (<int32_t *> seen.start)[0], (<int32_t *> seen.start)[1] = 0, size[self.n]
         elif not look(given, &seen) or seen.type != c'i' or seen.ndim != 1:
             return None
+        for b in range(self.outputs):
+            if outputs[b].start < seen.end and seen.start < outputs[b].end:
+                return None
         values, size[self.b] = <int32_t *> seen.start, seen.shape[0] - 1
         if values[0] != 0 or values[size[self.b]] != size[self.n]:
             return None
@@ -208,7 +212,7 @@ cdef class QuickCall:
         cdef int i, j, array
         for i in range(self.arguments):  # before the sizes: cu_seqlens tells B
             if self.sources[i] == OFFSETS:
-                arguments[i] = self.offsets(constants["cu_seqlens"], size)
+                arguments[i] = self.offsets(constants["cu_seqlens"], seen, size)
                 if arguments[i] is None:
                     return NotImplemented
         for i in range(self.arguments):
@@ -225,6 +229,8 @@ cdef class QuickCall:
                 value = constants[self.constants[i]]
                 if value is None and self.constants[i] == "scale":
                     value = size[self.d] ** -0.5
+                if not isinstance(value, (int, float)) or (isinstance(value, int) and not -MOST_INT < value < MOST_INT):
+                    return NotImplemented
                 arguments[i] = value
         bad = self.function(*arguments)
         if bad is not None and bad >= 0:
