@@ -331,7 +331,7 @@ def test_plots(run, tmp_path, monkeypatch):
     [
         (("--job", "e"), "unknown job 'e' (allowed: a, a16, b, c, d, decode, decode-c, decode-c64, decode-d, startup)"),
         (("--kernel", "adamw"), "unknown kernel 'adamw'; did you mean adamw_step? (allowed: "),
-        (("--dtype", "float16"), "unknown dtype 'float16'; did you mean float64?"),
+        (("--dtype", "float16"), "unknown dtype 'float16'; did you mean bfloat16?"),
         (("--job", "b", "--numerics", "exact"), "exact numerics need dtype float64, not float32"),
         (("--sweep", "--dtype", "float64", "--numerics", "exact"), "exact numerics need batch_size 1, not 4"),
         (("--job", "b", "--threads", 0), "threads must be at least 1, not 0"),

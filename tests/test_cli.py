@@ -149,7 +149,7 @@ def test_info(run):
     code, out, _ = run("info", "--json")
     report = json.loads(out)
     assert code == 0 and report["version"] == microgpt_fast.__version__
-    assert report["backends"]["numpy"] == "ok" and report["dtypes"] == ["float32", "float64"]
+    assert report["backends"]["numpy"] == "ok" and report["dtypes"] == ["float32", "float64", "bfloat16"]
     code, out, _ = run("info")
     assert code == 0 and f"version: {microgpt_fast.__version__}\n" in out and "  numpy: ok\n" in out
 

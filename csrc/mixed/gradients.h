@@ -42,11 +42,11 @@ INLINE void deliver_row(const mixed *g, weight w, const float *row, ptrdiff_t o,
 
 /* dw = dy^T x over all rows, for block `item` of w's rows */
 static void weight_gradient(const mixed *g, weight w, ptrdiff_t item, row_pairs dy, row_pairs x) {
-    float block[PANEL * PANEL] __attribute__((aligned(VECTOR_BYTES)));
+    float block[TILE_ROWS * PANEL] __attribute__((aligned(VECTOR_BYTES)));
     const row_range r = block_at(item, rows_of_weight(w), PANEL);
     for (ptrdiff_t c = 0; c < columns_of_weight(w); c += PANEL) {
         const ptrdiff_t columns = min_of(PANEL, columns_of_weight(w) - c);
-        const tile_arguments t = {
+        tile_arguments t = {
             .K = g->N / 2,
             .a = pairs_at(dy, 0, r.first),
             .ld_a = dy.ld,
@@ -56,8 +56,12 @@ static void weight_gradient(const mixed *g, weight w, ptrdiff_t item, row_pairs 
             .c = block,
             .ld_c = PANEL,
         };
-        multiply_strip(t, r.rows, columns);
-        for (ptrdiff_t i = 0; i < r.rows; i++) deliver_row(g, w, block + i * PANEL, r.first + i, c, columns);
+        /* few rows at a time: the divisions of the update overlap with the next products */
+        for (ptrdiff_t i = 0, rows; i < r.rows; i += rows, t.a += rows) {
+            rows = min_of(TILE_ROWS, r.rows - i);
+            multiply_strip(t, rows, columns);
+            for (ptrdiff_t k = 0; k < rows; k++) deliver_row(g, w, block + k * PANEL, r.first + i + k, c, columns);
+        }
     }
 }
 

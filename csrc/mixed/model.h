@@ -31,9 +31,9 @@ typedef struct {
     atomic_ptrdiff_t next;
 } mixed_phase;
 
-/* an even number of rows, of which N is a multiple or nearly so */
+/* One thread takes whole tiles; several nearly equal shares of an even number of rows, two each if there are enough. */
 INLINE ptrdiff_t row_block_size(ptrdiff_t N, ptrdiff_t threads) {
-    if (threads == 1) return 2 * blocks_of(N / 2, blocks_of(N, ROW_BLOCK));
+    if (threads == 1) return TILE_ROWS * blocks_of(N, blocks_of(N, ROW_BLOCK) * TILE_ROWS);
     const ptrdiff_t wanted = max_of(1, min_of(2, N / (LEAST_ROWS * threads)));
     const ptrdiff_t each = max_of(wanted, blocks_of(N, ROW_BLOCK * threads));
     return max_of(LEAST_ROWS, 2 * blocks_of(N / 2, each * threads));

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..config import GPTConfig, UsageError, closest
+from ..config import GPTConfig, UsageError, closest, stored_dtype
 from ..data.load import load_corpus
 from ..parameters import products
 from ..random_stream import PythonRandom
@@ -44,7 +44,7 @@ class Job:
     names: bool = False
 
     def weights(self, dtype):
-        """The initial parameters, new and flat: dtype [config.num_params].
+        """The initial parameters, new and flat: [config.num_params], float32 for bfloat16.
 
         Those of synthetic jobs are float32 numbers in either dtype.
         """
@@ -54,9 +54,9 @@ class Job:
             random = PythonRandom(SEED)
             random.permutation(len(load_corpus()))
             random.normal(weights, self.init_std)
-            return weights.astype(dtype)
+            return weights.astype(stored_dtype(dtype))
         random = np.random.default_rng(0)
-        return random.normal(0, self.init_std, n).astype(np.float32).astype(dtype)
+        return random.normal(0, self.init_std, n).astype(np.float32).astype(stored_dtype(dtype))
 
     def documents(self):
         """What the steps read.

@@ -139,6 +139,10 @@ def make_bench(options, names):
     )
     if not 0 < options.seconds < float("inf"):
         raise UsageError(f"--seconds must be above 0, not {options.seconds}")
+    if options.kernel and config.dtype == "bfloat16":
+        raise UsageError(
+            "kernels are timed in float32 or float64, not in bfloat16, which whole models alone have"
+        )
     backend = backends.load(config.backend)
     batch_sizes = [jobs.JOBS[name].batch_size for name in names if name in jobs.JOBS]
     batch_sizes += [jobs.DECODE[name][1] for name in names if name in jobs.DECODE]

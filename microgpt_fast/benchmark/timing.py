@@ -45,7 +45,7 @@ class Training:
         self.job = job
         self.engine = backend.Engine(job.config, dtype, numerics, threads)
         self.parameters = job.weights(dtype)
-        self.m, self.v = np.zeros((2, self.parameters.size), dtype)
+        self.m, self.v = np.zeros((2, self.parameters.size), self.parameters.dtype)
         self.tokens, self.starts, self.lengths = job.documents()
         self.step, self.count, self.last_loss = 0, 1, math.nan
         self.cpu_times = []
@@ -111,7 +111,7 @@ def time_decode(job, backend, dtype, numerics, seconds):
         times.append(elapsed / tokens)
         cpu_times.append((thread_time() - cpu_begin) / tokens)
         spent += elapsed
-    bytes_per_token = products(config) * weights.itemsize
+    bytes_per_token = products(config) * (2 if dtype == "bfloat16" else weights.itemsize)
     result = summary(times[1:] or times, 1)
     result["cpu_us_per_step"] = float(np.median(cpu_times[1:] or cpu_times)) * 1e6
     result = {**result, "mean_length": round(float(np.mean(lengths)), 1)}

@@ -18,7 +18,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--sweep", action="store_true", help="measure over many widths, block sizes and batch sizes"
     )
-    parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    parser.add_argument(
+        "--dtype", default="float32", metavar="NAME", help="float32 (default), float64 or bfloat16"
+    )
     parser.add_argument("--numerics", default="fast", metavar="NAME", help="fast (default) or exact")
     parser.add_argument("--backend", default="auto", metavar="NAME", help=CONSTANTS["backend"][1])
     parser.add_argument(
