@@ -24,9 +24,9 @@ static inline int micro_serves(const mgf_config *c) {
     return (C == 16 || C == 32) && (D == 4 || D == 8 || D == 16) && is_rectifier(c->activation) && is_plain(c);
 }
 
-/* gpt/: every model with one residual stream that is a sum */
+/* gpt/: every model but those of several residual streams */
 static inline int gpt_serves(const mgf_config *c) {
-    return c->activation >= 0 && c->activation < MGF_ACTIVATIONS && c->residual == MGF_PLAIN_RESIDUAL;
+    return c->activation >= 0 && c->activation < MGF_ACTIVATIONS && c->residual < MGF_HYPER;
 }
 
 #endif
