@@ -257,6 +257,13 @@ def test_what_is_refused(options, words):
         GPTConfig(5, **options)
 
 
+def test_a_model_too_large_for_this_machine_is_refused_before_it_is_made():
+    with pytest.raises(UsageError, match="too large"):
+        mg.Trainer(["anna"], residual="hyper", n_streams=2**31 - 1, num_steps=1)
+    with pytest.raises(UsageError, match="too large"):
+        mg.Trainer(["anna"], mlp_hidden=2**31 - 1, n_layer=1000, num_steps=1)
+
+
 @pytest.mark.parametrize("preset", ["attention-residuals", "attention-residuals-block", "hyper-connections",
                                     "tied-alibi", "llama-like"])  # fmt: skip
 def test_presets_learn_are_saved_and_draw(preset, tmp_path):
