@@ -216,12 +216,14 @@ def test_alibis_slopes():
 
 
 def test_a_turned_query_and_key_know_their_distance_alone():
-    from microgpt_fast.backends.composed_layers import turn
+    from microgpt_fast.ops import rope_forward
 
-    q, k = np.random.default_rng(0).standard_normal((2, 1, 8))
-    scores = [turn(q, np.array([i + 3])) @ turn(k, np.array([i])).T for i in (0, 5, 11)]
-    np.testing.assert_allclose(scores, np.broadcast_to(scores[0], (3, 1, 1)), rtol=1e-12)
-    assert abs(scores[0] - q @ k.T) > 1e-3
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 1, 8))
+    scores = [np.sum(rope_forward(q, [i + 3]) * rope_forward(k, [i])) for i in (0, 5, 11)]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-12)
+    assert abs(scores[0] - np.sum(q * k)) > 1e-3
+    with pytest.raises(ValueError, match="D must be even, not 3"):
+        rope_forward(np.ones((1, 1, 3)), [0])
 
 
 def test_counts_of_parameters():
@@ -310,7 +312,7 @@ def test_the_command_takes_the_options(tmp_path, capsys):
 # module: text in it, what is planted instead, options that must show it
 DEFECTS = {
     "alibi's slopes forgotten": ("composed_layers", "if config.slopes is None else", "if True else", "alibi"),
-    "rope's gradient turned forth": ("composed_layers", "-self._row_positions", "self._row_positions", "rope"),
+    "rope's gradient turned forth": ("composed_layers", "kernels.rope_backward", "kernels.rope_forward", "rope"),
     "qk_norm's backward forgotten": (
         "composed_layers", "if config.qk_norm:\n            self._put(dqkv, calls",
         "if 0:\n            self._put(dqkv, calls", "qk-norm",
