@@ -29,9 +29,9 @@ static inline int mixed_serves(const mgf_config *c) {
     return c->activation >= 0 && c->activation < MGF_ACTIVATIONS && is_plain(c);
 }
 
-/* gpt/: every model with one residual stream that is a sum */
+/* gpt/: every model but those of several residual streams */
 static inline int gpt_serves(const mgf_config *c) {
-    return c->activation >= 0 && c->activation < MGF_ACTIVATIONS && c->residual == MGF_PLAIN_RESIDUAL;
+    return c->activation >= 0 && c->activation < MGF_ACTIVATIONS && c->residual < MGF_HYPER;
 }
 
 #endif

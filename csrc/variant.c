@@ -11,6 +11,7 @@
 #include "kernels/mlp.h"
 #include "base/peak.h"
 #include "kernels/rmsnorm.h"
+#include "kernels/rope.h"
 #include "gpt/streams.h"
 #include "gpt/train.h"
 

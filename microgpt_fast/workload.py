@@ -19,7 +19,12 @@ def check_memory(model_config, train_config, longest):
     failure would be a MemoryError at best: most systems end a process that uses more memory than there is.
     """
     rows = train_config.batch_size * longest
-    activations = rows * (14 * model_config.n_layer * model_config.n_embd + 2 * model_config.vocab_size)
+    per_layer = 14 * model_config.n_embd
+    if model_config.residual == "hyper":  # streams before and after each sublayer, and every matrix of sinkhorn
+        per_layer += 8 * model_config.n_streams * model_config.n_embd + 80 * model_config.n_streams**2
+    elif model_config.residual != "plain":  # values, weights and gradients of each sublayer
+        per_layer += 4 * model_config.n_embd + 4 * model_config.n_layer
+    activations = rows * (per_layer * model_config.n_layer + 2 * model_config.vocab_size)
     needed = (4 * model_config.num_params + activations) * np.dtype(stored_dtype(train_config.dtype)).itemsize
     memory = _memory_bytes()
     if needed > memory or rows >= 2**31:

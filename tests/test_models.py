@@ -216,12 +216,14 @@ def test_alibis_slopes():
 
 
 def test_a_turned_query_and_key_know_their_distance_alone():
-    from microgpt_fast.backends.composed_layers import turn
+    from microgpt_fast.ops import rope_forward
 
-    q, k = np.random.default_rng(0).standard_normal((2, 1, 8))
-    scores = [turn(q, np.array([i + 3])) @ turn(k, np.array([i])).T for i in (0, 5, 11)]
-    np.testing.assert_allclose(scores, np.broadcast_to(scores[0], (3, 1, 1)), rtol=1e-12)
-    assert abs(scores[0] - q @ k.T) > 1e-3
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 1, 8))
+    scores = [np.sum(rope_forward(q, [i + 3]) * rope_forward(k, [i])) for i in (0, 5, 11)]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-12)
+    assert abs(scores[0] - np.sum(q * k)) > 1e-3
+    with pytest.raises(ValueError, match="D must be even, not 3"):
+        rope_forward(np.ones((1, 1, 3)), [0])
 
 
 def test_counts_of_parameters():
@@ -255,6 +257,13 @@ def test_counts_of_parameters():
 def test_what_is_refused(options, words):
     with pytest.raises(UsageError, match=words):
         GPTConfig(5, **options)
+
+
+def test_a_model_too_large_for_this_machine_is_refused_before_it_is_made():
+    with pytest.raises(UsageError, match="too large"):
+        mg.Trainer(["anna"], residual="hyper", n_streams=2**31 - 1, num_steps=1)
+    with pytest.raises(UsageError, match="too large"):
+        mg.Trainer(["anna"], mlp_hidden=2**31 - 1, n_layer=1000, num_steps=1)
 
 
 @pytest.mark.parametrize("preset", ["attention-residuals", "attention-residuals-block", "hyper-connections",
@@ -303,7 +312,7 @@ def test_the_command_takes_the_options(tmp_path, capsys):
 # module: text in it, what is planted instead, options that must show it
 DEFECTS = {
     "alibi's slopes forgotten": ("composed_layers", "if config.slopes is None else", "if True else", "alibi"),
-    "rope's gradient turned forth": ("composed_layers", "-self._row_positions", "self._row_positions", "rope"),
+    "rope's gradient turned forth": ("composed_layers", "kernels.rope_backward", "kernels.rope_forward", "rope"),
     "qk_norm's backward forgotten": (
         "composed_layers", "if config.qk_norm:\n            self._put(dqkv, calls",
         "if 0:\n            self._put(dqkv, calls", "qk-norm",

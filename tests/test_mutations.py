@@ -119,6 +119,18 @@ DEFECTS = {
         "h.slope * (real)(h.n - 1 - k - i)",
         "(k + i == h.n - 1 ? (real)1 : h.slope * (real)(h.n - 1 - k - i))",
     ),
+    "rope's gradient turned forth": (
+        "kernels/rope.h",
+        ["rope_backward"],
+        "D, base, -1);",
+        "D, base, 1);",
+    ),
+    "rope's pairs of neighbours": (
+        "kernels/rope.h",
+        ["rope_forward", "rope_backward"],
+        "b = x[at + half];",
+        "b = x[at + (i + 1 < half ? 1 : half)];",
+    ),
     "relu's derivative 1 at 0": (
         "base/activation.h",
         ["mlp_backward"],

@@ -20,10 +20,20 @@ pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parent.parent
 BACKEND = "microgpt_fast/backends/cython_backend"
 EXACT, FAST = ["--numerics", "exact"], ["--numerics", "fast", "--n-embd", "12", "--n-head", "3"]
+OPTIONS = [
+    *FAST,
+    *"--n-head 2 --position rope --qk-norm --norm-gain --final-norm --mlp gated --value-embedding".split(),
+    *"--logit-softcap 5 --tie-embeddings".split(),
+]
+SCALARS = [*FAST, "--residual-scalars"]
+MIXTURES = [*FAST, "--residual", "attention_block", "--n-layer", "2"]
 EMBEDDINGS = ["wpe", "wte"]
 QKV = ["layer0.attn_wv", "layer0.attn_wk", "layer0.attn_wq"]
 BLOCK = ["layer0.mlp_fc2", "layer0.mlp_fc1", "layer0.attn_wo", *QKV]
 ALL = ["lm_head", *BLOCK, *EMBEDDINGS]
+TIED = ["wte", "embd_norm"]
+BELOW_GATE = ["layer0.attn_ve", "layer0.mlp_fc1", "layer0.attn_wo", *QKV, *TIED]
+SECOND = [name.replace("layer0", "layer1") for name in BLOCK]
 
 # name: (options, {text: its replacement}, first wrong step, what is wrong first, tensors that must be named)
 DEFECTS = {
@@ -87,6 +97,53 @@ DEFECTS = {
         FAST,
         {"/ (vsqrt(*v) + a->epsilon)": "/ vsqrt(*v + a->epsilon)"},
         1, "parameters", ALL,
+    ),
+    "rope's gradient is turned forth": (
+        OPTIONS,
+        {"g->D / 2, -1);": "g->D / 2, 1);"},
+        1, "gradient", ["lm_head", "layer0.attn_norm", *QKV[1:], *TIED],
+    ),
+    "the norm of queries and keys is taken for a scaling by a constant": (
+        OPTIONS,
+        {"y.qkv + at, g->ld_3c, 1, NULL,": "y.qkv + at, g->ld_3c, 0, NULL,"},
+        1, "gradient", ["lm_head", "layer0.attn_norm", *QKV[1:], *TIED],
+    ),
+    "a gate's first factor is not multiplied with the second": (
+        OPTIONS,
+        {"multiply_row(d + i * ld, d + i * ld, h + i * ld + F, F);": ""},
+        1, "gradient", ["lm_head", "layer0.mlp_norm", "layer0.attn_norm", *BELOW_GATE],
+    ),
+    "the first token's value embedding gets no gradient": (
+        OPTIONS,
+        {"i = 0; i < g->N; i++) { real *to = table": "i = 1; i < g->N; i++) { real *to = table"},
+        1, "gradient", ["layer0.attn_ve"],
+    ),
+    "the slope of the logits' cap is forgotten": (
+        OPTIONS,
+        {"load_n(d + j, n) * (splat(1) - y * y), n": "load_n(d + j, n) + y * splat(0), n"},
+        1, "gradient", ["lm_head", "final_norm", "layer0.mlp_norm", "layer0.attn_norm", "layer0.attn_ve",
+                        "layer0.mlp_fc2", "layer0.mlp_fc3", *BELOW_GATE[1:]],
+    ),
+    "tied embeddings get the lookup's gradient alone": (
+        OPTIONS,
+        {"if (!table[LM_HEAD].tied_to) memset(dwte": "memset(dwte"},
+        1, "first moment", ["lm_head", "wte"],
+    ),
+    "gains get their gradient from one row": (
+        OPTIONS,
+        {"i < g->N; i++) add_rows(to, to, parts": "i < 1; i++) add_rows(to, to, parts"},
+        1, "gradient", ["final_norm", "layer0.mlp_norm", "layer0.attn_norm", "embd_norm"],
+    ),
+    "the embedding's part of the stream gets no gradient": (
+        SCALARS,
+        {"g->dx + i * g->ld_c, g->dx0 + i * g->ld_c, g->C);": "g->dx + i * g->ld_c, g->dx + i * g->ld_c, 0);"},
+        2, "gradient", EMBEDDINGS,
+    ),
+    "a mixture's norm is taken for a scaling by a constant": (
+        MIXTURES,
+        {"d * load_n(w + c, n) - along * value, n": "d * load_n(w + c, n) - along * splat(0), n"},
+        2, "gradient", ["layer1.mlp_res_proj", "layer1.attn_res_proj", *SECOND, "layer0.mlp_res_proj", *BLOCK,
+                        *EMBEDDINGS],
     ),
 }  # fmt: skip
 
@@ -166,7 +223,11 @@ def build(tmp_path_factory):
     return Build(tmp_path_factory.mktemp("defects"))
 
 
-@pytest.mark.parametrize("options", [EXACT, FAST], ids=["exact", "fast"])
+@pytest.mark.parametrize(
+    "options",
+    [EXACT, FAST, OPTIONS, SCALARS, MIXTURES],
+    ids=["exact", "fast", "options", "scalars", "mixtures"],
+)
 def test_without_a_defect_all_is_as_promised(build, options):
     build.link(build.objects)
     assert build.verify(*options) == (0, ["verdict: as promised"])

@@ -24,6 +24,7 @@ MLP = dict(N=ROWS, C=WIDTHS, F=WIDTHS, activation=st.sampled_from([RELU, RELU2])
 GEMM = dict(M=ROWS, N=WIDTHS, K=st.one_of(st.just(0), WIDTHS), pad=st.integers(0, 3), accumulate=FLAG)
 EMBEDDING = dict(N=ROWS, C=WIDTHS, V=WIDTHS, T=WIDTHS)
 ATTENTION = dict(lengths=LENGTHS, **HEADS, pad=st.integers(0, 3), alibi=st.booleans())
+ROPE = dict(N=ROWS, H=st.integers(1, 3), D=st.integers(1, 70).map(lambda half: 2 * half))
 SIZES = {
     "embedding_forward": EMBEDDING,
     "embedding_backward": EMBEDDING,
@@ -39,6 +40,8 @@ SIZES = {
         T_max=st.integers(131, 140),
         alibi=st.booleans(),
     ),
+    "rope_forward": ROPE,
+    "rope_backward": ROPE,
     "mlp_forward": MLP,
     "mlp_backward": MLP,
     "cross_entropy_forward": CROSS_ENTROPY,

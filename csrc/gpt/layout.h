@@ -30,7 +30,17 @@ typedef struct {
 } layer_activations;
 
 /* gradients that are sums over rows; see options.h */
-enum { OF_ATTN_NORM, OF_MLP_NORM, OF_OUTER_NORM, OF_RESIDUAL_SCALE, OF_EMBEDDING_SCALE, PARTS };
+enum {
+    OF_ATTN_NORM,
+    OF_MLP_NORM,
+    OF_OUTER_NORM,
+    OF_RESIDUAL_SCALE,
+    OF_EMBEDDING_SCALE,
+    OF_ATTN_MIX,
+    OF_MLP_MIX,
+    OF_OUT_MIX,
+    PARTS
+};
 
 typedef struct {
     mgf_config config;
@@ -51,12 +61,16 @@ typedef struct {
     ptrdiff_t layer_size;
 
     /* of options; without them `top` is x, and the others are nothing */
-    real *turns;        /* [T, D] of rope */
-    real *top, *n_top;  /* [N, C] what lm_head reads: the final norm, after and before its gain */
-    real *rstd_top;     /* [N] */
-    real *x0, *dx0;     /* [N, C] what residual_scalars add, and its gradient */
-    real *capped;       /* [N, V] logits */
-    real *parts[PARTS]; /* [N, C] */
+    real *turns;               /* [T, D] of rope */
+    real *top, *n_top;         /* [N, C] what lm_head reads: the final norm, after and before its gain */
+    real *rstd_top;            /* [N] */
+    real *x0, *dx0;            /* [N, C] what residual_scalars add, and its gradient */
+    real *capped;              /* [N, V] logits */
+    real *parts[PARTS];        /* [N, C] */
+    ptrdiff_t span, ld_k;      /* of mixture.h: sublayers that are added up, and the row stride of [N, K] */
+    real *states, *state_rstd; /* [2L + 1, N, C], [2L + 1, N] */
+    real *alpha, *dalpha;      /* [2L + 1, N, K], [N, K] */
+    real *dvalues, *dmix;      /* [K, N, C], [N, C] */
 
     /* gradients, shared by the layers */
     real *dx, *dx1;  /* [N, C] of the residual stream after the layer, and between its two blocks */
@@ -119,10 +133,19 @@ static void lay_out_options(gpt *g, arena *a, ptrdiff_t N) {
     g->rstd_top = take_if(c->final_norm, a, N);
     g->x0 = c->residual_scalars && c->norm_gain ? TAKE_REALS(a, N * g->ld_c) : g->h0;
     g->capped = take_if(c->logit_softcap != 0, a, N * g->ld_v);
+    const int mixes = mixes_values(c);
+    const ptrdiff_t states = 2 * g->L + 1;
+    g->span = c->residual == MGF_ATTENTION_BLOCK ? 2 * c->layers_per_block : 1, g->ld_k = row_stride(states);
+    g->states = take_if(mixes, a, states * N * g->ld_c), g->state_rstd = take_if(mixes, a, states * N);
+    g->alpha = take_if(mixes, a, states * N * g->ld_k);
 }
 /* backward */
 static void lay_out_option_gradients(gpt *g, arena *a, ptrdiff_t N) {
     g->dx0 = take_if(g->config.residual_scalars, a, N * g->ld_c);
+    const int mixes = mixes_values(&g->config);
+    g->dvalues = take_if(mixes, a, (2 * g->L + 1) * N * g->ld_c), g->dmix = take_if(mixes, a, N * g->ld_c);
+    g->dalpha = take_if(mixes, a, N * g->ld_k);
+    for (int i = OF_ATTN_MIX; i <= OF_OUT_MIX; i++) g->parts[i] = take_if(mixes, a, N * g->ld_c);
     for (int i = OF_ATTN_NORM; i <= OF_OUTER_NORM; i++) g->parts[i] = take_if(g->config.norm_gain, a, N * g->ld_c);
     for (int i = OF_RESIDUAL_SCALE; i <= OF_EMBEDDING_SCALE; i++)
         g->parts[i] = take_if(g->config.residual_scalars, a, N * g->ld_c);
@@ -152,8 +175,8 @@ INLINE layer_activations activations_of(const gpt *g, ptrdiff_t layer) {
     return layer_pieces(g, &a, g->N);
 }
 
-/* Lays the workspace out for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
-SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
+/* sizes, parameters and weights of a model */
+SHARED void gpt_describe(gpt *g, const mgf_config *c) {
     *g = (gpt){
         .config = *c,
         .table = parameters_of(c),
@@ -163,8 +186,6 @@ SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
         .D = c->n_embd / c->n_head,
         .V = c->vocab_size,
         .T = c->block_size,
-        .N = N,
-        .B = B,
         .f = &activations[c->activation],
     };
     g->F = g->table.layer[MLP_FC1].rows;
@@ -172,8 +193,13 @@ SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
     place_weights(g);
     g->ld_c = row_stride(g->C), g->ld_3c = row_stride(3 * g->C), g->ld_f = row_stride(g->F), g->ld_v = row_stride(g->V);
     g->ld_h = row_stride(g->of_layer[FC1].O);
+}
+
+/* Places the workspace for up to N rows and B documents; returns how many bytes it takes (workspace may be NULL). */
+SHARED size_t gpt_place(gpt *g, ptrdiff_t N, ptrdiff_t B, void *workspace) {
+    g->N = N, g->B = B;
     arena a = arena_in(workspace);
-    g->turns = take_if(c->position == MGF_ROPE, &a, g->T * g->D); /* first: in the same place for all N */
+    g->turns = take_if(g->config.position == MGF_ROPE, &a, g->T * g->D); /* first: in the same place for all N */
     g->tokens = take(&a, N, sizeof(int32_t)), g->targets = take(&a, N, sizeof(int32_t));
     g->positions = take(&a, N, sizeof(int32_t)), g->cu_seqlens = take(&a, B + 1, sizeof(int32_t));
     g->row_weight = TAKE_REALS(&a, N), g->row_loss = TAKE_REALS(&a, N);
@@ -192,6 +218,11 @@ SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B,
     lay_out_option_gradients(g, &a, N);
     g->grads = TAKE_REALS(&a, g->table.count);
     return arena_size(&a);
+}
+
+SHARED size_t gpt_lay_out(gpt *g, const mgf_config *c, ptrdiff_t N, ptrdiff_t B, void *workspace) {
+    gpt_describe(g, c);
+    return gpt_place(g, N, B, workspace);
 }
 
 /* rows of a batch of B documents */

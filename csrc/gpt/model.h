@@ -15,7 +15,7 @@
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
-#include "gpt/options.h"
+#include "gpt/mixture.h"
 #include "kernels/mlp.h"
 #include "kernels/rmsnorm.h"
 #include "threads.h"
@@ -76,9 +76,15 @@ static void embed(gpt *g, row_range r) {
     const mgf_parameter *table = g->table.outside;
     const real *wte = g->params + table[WTE].at, *wpe = parameter_of(g, &table[WPE], 0);
     const real *gain = parameter_of(g, &table[EMBD_NORM], 0);
+    const int mixes = mixes_values(&g->config);
+    real *x = mixes ? state(g, 0) : g->x;
     for (ptrdiff_t i = r.first; i < r.first + r.rows; i++)
-        if (wpe) add_rows(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
-        else copy_row(g->x + i * g->ld_c, wte + g->tokens[i] * g->C, g->C);
+        if (wpe) add_rows(x + i * g->ld_c, wte + g->tokens[i] * g->C, wpe + g->positions[i] * g->C, g->C);
+        else copy_row(x + i * g->ld_c, wte + g->tokens[i] * g->C, g->C);
+    if (mixes) {
+        end_state(g, 0, r);
+        return;
+    }
     normalise(g, r, g->x, g->h0, g->x, g->rstd0, gain);
     const real *from = gain ? g->x : g->h0;
     real *to = gain ? g->x0 : g->x; /* of x0 there is another copy where there is a gain */
@@ -89,6 +95,7 @@ static void embed(gpt *g, row_range r) {
 static void qkv_forward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     if (g->config.residual_scalars) scale_stream(g, layer, r, y);
+    if (mixes_values(&g->config)) mix(g, 2 * layer, r);
     normalise(g, r, g->x, y.n1, y.h1, y.rstd1, gain_of(g, layer, ATTN_NORM));
     times_transposed(g, STORE, r, layer_weight(g, layer, QKV), y.h1, g->ld_c, y.qkv, g->ld_3c);
     if (has_qkv_options(&g->config)) qkv_options(g, layer, r, y);
@@ -96,7 +103,15 @@ static void qkv_forward(gpt *g, ptrdiff_t layer, row_range r) {
 
 static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
-    times_transposed(g, ADD, r, layer_weight(g, layer, WO), y.o, g->ld_c, g->x, g->ld_c);
+    const int mixes = mixes_values(&g->config);
+    tile_mode mode = ADD;
+    real *out = mixes ? begin_state(g, 2 * layer, r, &mode) : g->x;
+    times_transposed(g, mode, r, layer_weight(g, layer, WO), y.o, g->ld_c, out, g->ld_c);
+    if (mixes) {
+        end_state(g, 2 * layer + 1, r);
+        mix(g, 2 * layer + 1, r);
+        out = begin_state(g, 2 * layer + 1, r, &mode);
+    }
     normalise(g, r, g->x, y.n2, y.h2, y.rstd2, gain_of(g, layer, MLP_NORM));
     weight fc1 = layer_weight(g, layer, FC1);
     if (g->config.gated) {
@@ -106,10 +121,12 @@ static void block_forward(gpt *g, ptrdiff_t layer, row_range r) {
         gemm_activated(g->f, r.rows, padded(fc1.O), fc1.C, y.h2 + r.first * g->ld_c, g->ld_c,
                        packed(g->packed + fc1.packed_at, fc1.C), y.h + r.first * g->ld_f, g->ld_f, y.a + r.first * g->ld_f,
                        g->ld_f);
-    times_transposed(g, ADD, r, layer_weight(g, layer, FC2), y.a, g->ld_f, g->x, g->ld_c);
+    times_transposed(g, mode, r, layer_weight(g, layer, FC2), y.a, g->ld_f, out, g->ld_c);
+    if (mixes) end_state(g, 2 * layer + 2, r);
 }
 
 static void lm_head_forward(gpt *g, row_range r) {
+    if (mixes_values(&g->config)) mix(g, 2 * g->L, r);
     if (g->config.final_norm)
         normalise(g, r, g->x, g->n_top, g->top, g->rstd_top, parameter_of(g, &g->table.outside[FINAL_NORM], 0));
     times_transposed(g, STORE, r, g->lm_head, g->top, g->ld_c, g->logits, g->ld_v);
@@ -216,6 +233,8 @@ static void forward(gpt *g, mgf_pool *pool) {
 /* inverts block_forward down to the attention's output */
 static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
+    const int mixes = mixes_values(&g->config);
+    if (mixes) take_value_gradient(g, 2 * layer + 1, r, g->dx);
     weight fc2 = layer_weight(g, layer, FC2);
     if (g->config.gated) {
         times_weight(g, r, fc2, g->dx, g->ld_c, g->df, g->ld_h);
@@ -225,7 +244,12 @@ static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
                                  plain(g->params + fc2.at, g->F), g->df + r.first * g->ld_h, g->ld_h,
                                  y.h + r.first * g->ld_h, g->ld_h);
     times_weight(g, r, layer_weight(g, layer, FC1), g->df, g->ld_h, g->dh, g->ld_c);
-    normalise_backward(g, r, g->dx1, g->dx, g->dh, y.n2, y.rstd2, gain_of(g, layer, MLP_NORM), g->parts[OF_MLP_NORM]);
+    normalise_backward(g, r, mixes ? g->dmix : g->dx1, mixes ? NULL : g->dx, g->dh, y.n2, y.rstd2,
+                       gain_of(g, layer, MLP_NORM), g->parts[OF_MLP_NORM]);
+    if (mixes) {
+        mix_backward(g, 2 * layer + 1, r, g->dmix, g->parts[OF_MLP_MIX]);
+        take_value_gradient(g, 2 * layer, r, g->dx1);
+    }
     times_weight(g, r, layer_weight(g, layer, WO), g->dx1, g->ld_c, g->d_o, g->ld_c);
 }
 
@@ -233,7 +257,10 @@ static void block_backward(gpt *g, ptrdiff_t layer, row_range r) {
 static void qkv_backward(gpt *g, ptrdiff_t layer, row_range r) {
     layer_activations y = activations_of(g, layer);
     times_weight(g, r, layer_weight(g, layer, QKV), g->dqkv, g->ld_3c, g->dh, g->ld_c);
-    normalise_backward(g, r, g->dx, g->dx1, g->dh, y.n1, y.rstd1, gain_of(g, layer, ATTN_NORM), g->parts[OF_ATTN_NORM]);
+    const int mixes = mixes_values(&g->config);
+    normalise_backward(g, r, mixes ? g->dmix : g->dx, mixes ? NULL : g->dx1, g->dh, y.n1, y.rstd1,
+                       gain_of(g, layer, ATTN_NORM), g->parts[OF_ATTN_NORM]);
+    if (mixes) mix_backward(g, 2 * layer, r, g->dmix, g->parts[OF_ATTN_MIX]);
     if (g->config.residual_scalars) scale_stream_backward(g, layer, r, y);
 }
 
@@ -243,10 +270,18 @@ static void lm_head_backward(gpt *g, row_range r) {
     if (g->config.final_norm)
         normalise_backward(g, r, g->dx, NULL, g->dx, g->n_top, g->rstd_top,
                            parameter_of(g, &g->table.outside[FINAL_NORM], 0), g->parts[OF_OUTER_NORM]);
+    if (mixes_values(&g->config)) {
+        begin_value_gradients(g, r);
+        mix_backward(g, 2 * g->L, r, g->dx, g->parts[OF_OUT_MIX]);
+    }
 }
 
 /* inverts embed up to the rows of the tables */
 static void embed_backward(gpt *g, row_range r) {
+    if (mixes_values(&g->config)) {
+        take_value_gradient(g, -1, r, g->dx);
+        return;
+    }
     for (ptrdiff_t i = r.first; g->config.residual_scalars && i < r.first + r.rows; i++)
         add_rows(g->dx + i * g->ld_c, g->dx + i * g->ld_c, g->dx0 + i * g->ld_c, g->C);
     normalise_backward(g, r, g->dx, NULL, g->dx, g->h0, g->rstd0, parameter_of(g, &g->table.outside[EMBD_NORM], 0),
@@ -327,13 +362,19 @@ static void option_gradients(gpt *g, ptrdiff_t layer) {
     const mgf_parameter *outside = g->table.outside, *of_layer = g->table.layer;
     if (layer == g->L - 1) {
         add_up_rows(g, &outside[FINAL_NORM], 0, g->parts[OF_OUTER_NORM]);
+        add_up_rows(g, &outside[OUT_RES_PROJ], 0, g->parts[OF_OUT_MIX]);
     } else {
         add_up_rows(g, &of_layer[ATTN_NORM], layer + 1, g->parts[OF_ATTN_NORM]);
+        add_up_rows(g, &of_layer[ATTN_RES_PROJ], layer + 1, g->parts[OF_ATTN_MIX]);
         add_up_all(g, &of_layer[RESIDUAL_SCALE], layer + 1, g->parts[OF_RESIDUAL_SCALE]);
         add_up_all(g, &of_layer[EMBEDDING_SCALE], layer + 1, g->parts[OF_EMBEDDING_SCALE]);
     }
-    if (layer >= 0) add_up_rows(g, &of_layer[MLP_NORM], layer, g->parts[OF_MLP_NORM]);
-    else add_up_rows(g, &outside[EMBD_NORM], 0, g->parts[OF_OUTER_NORM]);
+    if (layer >= 0) {
+        add_up_rows(g, &of_layer[MLP_NORM], layer, g->parts[OF_MLP_NORM]);
+        add_up_rows(g, &of_layer[MLP_RES_PROJ], layer, g->parts[OF_MLP_MIX]);
+    } else {
+        add_up_rows(g, &outside[EMBD_NORM], 0, g->parts[OF_OUTER_NORM]);
+    }
 }
 
 static void backward(gpt *g, mgf_pool *pool) {

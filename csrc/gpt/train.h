@@ -110,10 +110,10 @@ static void general_train_steps(double *losses, real *params, real *m, real *v, 
                                 mgf_pool *pool) {
     gpt g;
     gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
+    g.params = params;
     begin_options(&g);
     for (ptrdiff_t step = 0; step < k; step++, starts += B, lengths += B) {
-        gpt_lay_out(&g, config, rows_in(lengths, B), B, workspace);
-        g.params = params;
+        gpt_place(&g, rows_in(lengths, B), B, workspace);
         losses[step] = batch_gradient(&g, tokens, starts, lengths, B, pool);
         adam_phase a = {
             .p = params,

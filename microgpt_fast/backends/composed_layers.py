@@ -83,6 +83,19 @@ class Calls:
         self.kernels.attention_decode(o, q, k_cache, v_cache, lengths, *sizes)
         return o
 
+    def rope(self, rows, batch):
+        """Rows [2 N H, D], all heads' queries and keys, turned by their positions' angles."""
+        sizes = batch.N, 2 * self.config.n_head, self.config.head_dim
+        y = self.empty(*sizes)
+        self.kernels.rope_forward(y, rows.reshape(sizes), batch.positions, *sizes, ROPE_BASE)
+        return y
+
+    def rope_backward(self, dy, batch):
+        sizes = batch.N, 2 * self.config.n_head, self.config.head_dim
+        dx = self.empty(*sizes)
+        self.kernels.rope_backward(dx, dy.reshape(sizes), batch.positions, *sizes, ROPE_BASE)
+        return dx
+
 
 class Attention:
     """y = attention(x wqkv^T) wo^T, with what the options do to queries, keys and values on the way."""
@@ -98,7 +111,7 @@ class Attention:
             normed, rstd = calls.norm(before)
             self._put(qkv, normed)
         if config.position == "rope":
-            self._put(qkv, turn(self._rows(qkv), self._row_positions(batch)))
+            self._put(qkv, calls.rope(self._rows(qkv), batch))
         if config.value_embedding:
             qkv[:, 2 * config.n_embd :] += w[block + "attn_ve"][batch.inputs]
         o, lse = batch.attend(calls, layer, qkv)
@@ -114,7 +127,7 @@ class Attention:
         if config.value_embedding:
             np.add.at(dw[block + "attn_ve"], batch.inputs, dqkv[:, 2 * config.n_embd :])
         if config.position == "rope":
-            self._put(dqkv, turn(self._rows(dqkv), -self._row_positions(batch)))
+            self._put(dqkv, calls.rope_backward(self._rows(dqkv), batch))
         if config.qk_norm:
             self._put(dqkv, calls.norm_backward(None, self._rows(dqkv), before, None, rstd))
         return calls.linear_backward(dw[w_qkv], dqkv, x, w[w_qkv])
@@ -125,21 +138,6 @@ class Attention:
 
     def _put(self, qkv, rows):
         qkv[:, : 2 * self.config.n_embd] = rows.reshape(len(qkv), -1)
-
-    def _row_positions(self, batch):
-        return np.repeat(batch.positions, 2 * self.config.n_head)
-
-
-def turn(x, positions):
-    """RoPE: the pairs (x_i, x_(i + D/2)) of each row [rows, D] turned by the angle position * base^(-2i / D).
-
-    Turning by the opposite angle is the gradient.
-    """
-    half = x.shape[1] // 2
-    angles = positions[:, None] * ROPE_BASE ** (-np.arange(half) / half)
-    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
-    first, second = x[:, :half], x[:, half:]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1)
 
 
 class Mlp:

@@ -29,6 +29,7 @@ from .numba_layers import (
     log_number,
     rmsnorm_rows,
     rmsnorm_rows_backward,
+    turn_heads,
 )
 from .numba_simd import is_null, lanes, load_partial, pointer, stack, store_partial, sum_lanes, zeros
 from .numba_update import gpt_update  # noqa: F401
@@ -221,6 +222,23 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
             row, cache = (b * H + h) * D, (b * T_max * H + h) * D
             slope = _slope_of(slopes, h)
             attention_head_decode(o + row, q + row, k + cache, v + cache, H * D, lengths[b], D, scale, slope)
+
+
+# ---- rope
+
+
+@described
+@kernel
+def rope_forward(y, x, positions, N, H, D, base):
+    """Pairs (x_i, x_(i + D/2)) of every head's row turned by the angle positions_n * base^(-2i / D)."""
+    turn_heads(pointer(y, y), pointer(x, x), pointer(positions, positions), N, H, D, base, 1.0)
+
+
+@described
+@kernel
+def rope_backward(dx, dy, positions, N, H, D, base):
+    """The gradient of `rope_forward`: dy turned the other way."""
+    turn_heads(pointer(dx, dx), pointer(dy, dy), pointer(positions, positions), N, H, D, base, -1.0)
 
 
 # ---- mlp

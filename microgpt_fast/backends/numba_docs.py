@@ -15,6 +15,7 @@ TEXTS = {
     "accumulate": "Whether c is added to rather than overwritten.",
     "accumulate_dx": "Whether dx is added to rather than overwritten.",
     "activation": "Place of the activation's name in `microgpt_fast.config.ACTIVATIONS`.",
+    "base": "Of the angles' frequencies.",
     "cu_seqlens": "Where the rows of each document begin; the last is N.",
     "eps": "Keeps what is divided by above 0.",
     "lengths": "How many positions of each cache count, the query's own among them.",

@@ -162,3 +162,17 @@ def adam(p, m, v, g, scale, size, lr, beta1, beta2, eps, weight_decay, step):
         count = min(n, size - i)
         d = load_partial(g, i, count) * scale
         _adam_vector(p, m, v, d, i, count, beta1, beta2, rate, epsilon, keep)
+
+
+@helper
+def turn_heads(y, x, positions, N, H, D, base, sign):
+    """y = x [N, H, D], pairs (x_i, x_(i + D/2)) of rows turned by the angle sign * position * base^(-2i / D)."""
+    half = D // 2
+    for i in range(half):
+        frequency = sign * base ** (-i / half)
+        for row in range(N):
+            cosine, sine = math.cos(positions[row] * frequency), math.sin(positions[row] * frequency)
+            for at in range(row * H * D + i, (row + 1) * H * D, D):
+                a, b = x[at], x[at + half]
+                y[at] = a * cosine - b * sine
+                y[at + half] = b * cosine + a * sine

@@ -151,6 +151,23 @@ def attention_decode(o, q, k_cache, v_cache, lengths, B, T_max, H, D, scale, slo
         o[b] = (e / e.sum(axis=2, keepdims=True) @ v.transpose(1, 0, 2))[:, 0]
 
 
+def _turned(x, positions, D, base):
+    """x [N, H, D], of whose rows the pairs (x_i, x_(i + D/2)) are turned by the angle position * base^(-2i / D)."""
+    half = D // 2
+    angles = positions[:, None, None] * base ** (-np.arange(half) / half)
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=2)
+
+
+def rope_forward(y, x, positions, N, H, D, base):
+    y[...] = _turned(x, positions, D, base)
+
+
+def rope_backward(dx, dy, positions, N, H, D, base):
+    dx[...] = _turned(dy, -positions, D, base)
+
+
 def mlp_forward(y, h, x, w1, w2, N, C, F, activation):
     # h = x w1^T, y = f(h) w2^T
     h[...] = x @ w1.T

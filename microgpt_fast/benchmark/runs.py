@@ -4,8 +4,6 @@ A result of ours holds those of the others for the same job under "peers". Their
 over ours; where the work is not the same (dtype, batch, algorithm) there is none, and "note" says why.
 """
 
-from dataclasses import asdict
-
 import numpy as np
 
 from ..backends import name_of
@@ -81,7 +79,8 @@ class Bench:
                 **efficiency(job.operations(ours.lengths), times, peak, threads),
             }
 
-        shape = {name: value for name, value in asdict(job.config).items() if name != "activation"}
+        sizes = ("vocab_size", "n_layer", "n_embd", "n_head", "block_size")
+        shape = {name: getattr(job.config, name) for name in sizes}
         result_of_ours = {
             **self.header(job=job.name),
             **result(times[0], getattr(ours.engine, "threads", 1), job.batch_size),

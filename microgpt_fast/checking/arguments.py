@@ -148,6 +148,24 @@ def attention_decode(make, lengths, T_max, H, D, alibi=False):
     )
 
 
+def rope_forward(make, N, H, D, base=10_000.0):
+    return dict(
+        y=make.unset(N, H, D),
+        x=make.normal(N, H, D),
+        positions=make.integers(N, 1000),
+        **dict(N=N, H=H, D=D, base=base),
+    )
+
+
+def rope_backward(make, N, H, D, base=10_000.0):
+    forward = rope_forward(make, N, H, D, base)
+    return dict(
+        dx=make.unset(N, H, D),
+        dy=make.normal(N, H, D),
+        **{name: forward[name] for name in ("positions", "N", "H", "D", "base")},
+    )
+
+
 def mlp_forward(make, N, C, F, activation, zero_row=False):
     x = make.normal(N, C)
     if zero_row:  # the activation at exactly 0

@@ -123,6 +123,13 @@ _ATTENTION_SIZES = (
     dict(lengths=(2, 131), H=2, D=16),
     dict(lengths=(65,), H=1, D=67, alibi=True),
 )
+_ROPE_SIZES = (
+    dict(N=1, H=1, D=2),
+    dict(N=7, H=3, D=4),
+    dict(N=5, H=1, D=34, base=100.0),
+    dict(N=33, H=2, D=20),
+)
+_TIMED_ROPE = (dict(N=768, H=4, D=32),)
 _MLP_SIZES = (
     dict(N=1, C=1, F=1, activation=RELU),
     dict(N=1, C=1, F=4, activation=RELU2),
@@ -206,6 +213,10 @@ CASES = {
               dict(lengths=(16,), T_max=17, H=4, D=4), dict(lengths=(131, 5), T_max=200, H=3, D=20)), 8,
              timed=(dict(lengths=(256,), T_max=256, H=6, D=64),),
              operations=lambda lengths, T_max, H, D: 4 * H * D * sum(lengths), scales={"o": _largest_of("v_cache")}),
+        Case("rope_forward", arguments.rope_forward, ("y",), _ROPE_SIZES, 4,
+             timed=_TIMED_ROPE, operations=lambda N, H, D: 3 * N * H * D),
+        Case("rope_backward", arguments.rope_backward, ("dx",), _ROPE_SIZES, 4,
+             "rope_forward", {"y": "dy"}, {"dx": "x"}, _TIMED_ROPE, lambda N, H, D: 3 * N * H * D),
         Case("mlp_forward", arguments.mlp_forward, ("y", "h"), _MLP_SIZES, 16,
              timed=_TIMED_MLP, operations=lambda N, C, F, activation: 4 * N * C * F),
         Case("mlp_backward", arguments.mlp_backward, ("dx", "dw1", "dw2", "dh"), _MLP_SIZES, 16,

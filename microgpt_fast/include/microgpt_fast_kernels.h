@@ -37,6 +37,11 @@ KERNEL(void, attention_backward, (real *dq, real *dk, real *dv, real *delta, con
 /* one query for each of B streams against a cache of its lengths[b] first keys and values: o, q [B, H, D]; caches [B, T_max, H, D] */
 KERNEL(void, attention_decode, (real *o, const real *q, const real *k_cache, const real *v_cache, const int32_t *lengths, ptrdiff_t B, ptrdiff_t T_max, ptrdiff_t H, ptrdiff_t D, double scale, const real *slopes))
 
+/* The pairs (x_i, x_(i + D/2)) of every head's row turned by the angle positions[n] * base^(-2i / D); the gradient is turned
+ * back by it.         y, x, dx, dy [N, H, D]; D even */
+KERNEL(void, rope_forward, (real *y, const real *x, const int32_t *positions, ptrdiff_t N, ptrdiff_t H, ptrdiff_t D, double base))
+KERNEL(void, rope_backward, (real *dx, const real *dy, const int32_t *positions, ptrdiff_t N, ptrdiff_t H, ptrdiff_t D, double base))
+
 /* h = x w1^T,  a = f(h),  y = a w2^T          y, x [N, C]; h [N, F]; w1 [F, C]; w2 [C, F]; f is the activation */
 KERNEL(void, mlp_forward, (real *y, real *h, const real *x, const real *w1, const real *w2, ptrdiff_t N, ptrdiff_t C, ptrdiff_t F, int activation))
 /* dh = (dy w2) f'(h),  dx = dh w1,  dw1 += dh^T x,  dw2 += dy^T f(h)          dh [N, F]; of relu, f'(0) = 0 */

@@ -22,6 +22,8 @@ SHAPES = {
         "o[B H D]",
         "q[B H D] k_cache[B T_max H D] v_cache[B T_max H D] lengths[B] ?slopes[H]",
     ),
+    "rope_forward": ("y[N H D]", "x[N H D] positions[N]"),
+    "rope_backward": ("dx[N H D]", "dy[N H D] positions[N]"),
     "mlp_forward": ("y[N C] h[N F]", "x[N C] w1[F C] w2[C F]"),
     "mlp_backward": ("dx[N C] +dw1[F C] +dw2[C F] dh[N F]", "dy[N C] h[N F] x[N C] w1[F C] w2[C F]"),
     "cross_entropy_forward": ("losses[N] lse[N]", "logits[N V] targets[N]"),

@@ -24,6 +24,7 @@ from .gpt import gpt_backward, gpt_decode, gpt_forward, gpt_train_steps
 from .linear import linear_backward, linear_forward
 from .mlp import mlp_backward, mlp_forward
 from .rmsnorm import rmsnorm_backward, rmsnorm_forward
+from .rope import rope_backward, rope_forward
 
 __all__ = [
     "adamw_step",
@@ -47,4 +48,6 @@ __all__ = [
     "mlp_forward",
     "rmsnorm_backward",
     "rmsnorm_forward",
+    "rope_backward",
+    "rope_forward",
 ]
