@@ -77,6 +77,7 @@ def main(rounds=100):
     jobs = {
         "4/4/128/64 GPT, batch 1": training_step(1),
         "4/4/128/64 GPT, batch 12": training_step(12),
+        "rmsnorm 768 x 128": function(fast.rmsnorm, norm, 768, 128),
         "rmsnorm 1024 x 768": function(fast.rmsnorm, norm, 1024, 768),
         "cross-entropy 64 x 50257": function(
             lambda x: fast.cross_entropy(x, targets),

@@ -183,6 +183,10 @@ def test_what_is_refused():
         fast.rmsnorm(x.half())
     with pytest.raises(TypeError, match="one dtype"):
         fast.linear(x, x.double())
+    with pytest.raises(TypeError, match="one dtype, torch.float32, not torch.int32"):
+        fast.rmsnorm(x, torch.ones(4, dtype=torch.int32))
+    with pytest.raises(TypeError, match="cross_entropy_forward takes indices of int32, not torch.float32"):
+        torch.ops.microgpt_fast.cross_entropy_forward(x, torch.ones(3))
     with pytest.raises(ValueError, match=r"gemm_nt takes b of shape \(5, 4\), not \(5, 3\)"):
         fast.linear(x, torch.ones(5, 3))
     with pytest.raises(IndexError, match="row 1 has a token, position or target"):

@@ -12,6 +12,9 @@ from ..native.signatures import read_signatures
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # whose elements are where data_ptr() says
 NUMBERS = (int, float, type(None))
+SIGNATURES = [signature for signature in read_signatures() if not signature.is_model]
+# For each argument of a kernel: whether it is an array of indices.
+INDICES = {s.name: [argument.base == "int32_t" for argument in s.arguments] for s in SIGNATURES}
 CTYPES = {
     "int": ctypes.c_int,
     "ptrdiff_t": ctypes.c_ssize_t,
@@ -40,9 +43,7 @@ def _functions(isa):
     compiled = backends.load("cython")
     addresses = compiled.kernel_addresses()
     functions = {}
-    for signature in read_signatures():
-        if signature.is_model:
-            continue
+    for signature in SIGNATURES:
         types = [ctypes.c_void_p if a.is_pointer else CTYPES[a.ctype] for a in signature.arguments]
         prototype = ctypes.CFUNCTYPE(CTYPES[signature.result], *types)
         for dtype, suffix in SUFFIXES.items():
@@ -66,7 +67,7 @@ def run(kernel, *arguments):
         raise TypeError(f"{kernel} takes float32 or float64, not {dtype}")
     module, by_address = backend()
     passed, kept = [], []
-    for argument in arguments:
+    for argument, is_index in zip(arguments, INDICES[kernel]):
         kind = type(argument)
         if kind in NUMBERS:
             passed.append(argument)
@@ -79,8 +80,9 @@ def run(kernel, *arguments):
             raise TypeError(f"{kernel} takes plain tensors, not {kind.__name__}")
         if not tensor.is_cpu:
             raise TypeError(f"{kernel} takes tensors in the memory of the CPU, not on {tensor.device}")
-        if tensor.dtype is not dtype and tensor.dtype is not torch.int32:
-            raise TypeError(f"{kernel} takes tensors of one dtype, not {tensor.dtype} beside {dtype}")
+        if tensor.dtype is not (torch.int32 if is_index else dtype):
+            wanted = "indices of int32" if is_index else f"tensors of one dtype, {dtype}"
+            raise TypeError(f"{kernel} takes {wanted}, not {tensor.dtype}")
         kept.append(tensor)  # a copy lives until the call is over
         passed.append(tensor.data_ptr() if by_address else tensor.detach().numpy())
     if by_address:

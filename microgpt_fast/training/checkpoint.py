@@ -136,6 +136,11 @@ def load_with_training(path, dtype=None, **options):
     except UsageError:
         raise
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
+        if _is_pickle(path):
+            raise CheckpointError(
+                f"{path}: not a model file but a pickle, as torch.save writes; reading one can run code out of it: "
+                "convert it inside PyTorch, see docs/bridges.md"
+            ) from None
         raise CheckpointError(f"{path}: not a model file, or a damaged one ({_brief(error)})") from None
     if _checksum(about.metadata, flat, arrays) != about.metadata["crc32"]:
         raise CheckpointError(f"{path}: damaged: the content does not match its checksum")
@@ -146,6 +151,12 @@ def load_with_training(path, dtype=None, **options):
             model.parameters[:] = flat
     model.train_config = about.train_config
     return model, about.state, arrays
+
+
+def _is_pickle(path):
+    """Whether a file that is no safetensors file begins as those of torch.save: a zip archive, or a pickle itself."""
+    with open(path, "rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04"))
 
 
 class _About(NamedTuple):
