@@ -118,9 +118,16 @@ class TrainConfig:
         Training ends at the first validation loss that is at most this.
     patience : int
         Training ends after this many validations in a row without a better loss; 0 for never.
+    eval_tokens : int, optional
+        Validations read a fixed sample of about this many of the tokens held out, drawn by `seed`. None means all of
+        them; with a time budget, as many as take a small part of it.
     time_budget : float or str, optional
-        How long the training should take, in seconds or as "60s", "10m", "1h". The speed is measured first, then
-        `num_steps` is set to what fits, and `warmup_steps` to at most a tenth of it.
+        How long the whole should take, in seconds or as "60s", "10m", "1h", reading and validating included. The
+        speed is measured first, then `num_steps` is set to what fits, and `warmup_steps` to at most a tenth of it;
+        `plan` keeps how `num_steps` was corrected during the training.
+    plan : tuple of (int, int)
+        What a time budget became: pairs (step, the number of steps planned from there on), the last of them
+        with `num_steps`. At each of these steps there is a validation.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool
@@ -163,7 +170,9 @@ class TrainConfig:
     eval_interval: int = 0
     target_loss: float | None = None
     patience: int = 0
+    eval_tokens: int | None = None
     time_budget: float | str | None = None
+    plan: tuple[tuple[int, int], ...] = ()
     init_std: float = 0.08
     zero_init: bool = False
     temperature: float = 0.5
@@ -208,7 +217,10 @@ class TrainConfig:
         if self.time_budget is not None:
             seconds = check_number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
             _set(self, "time_budget", seconds)
-        for name in ("eval_interval", "target_loss", "patience"):
+        if self.eval_tokens is not None:
+            _set(self, "eval_tokens", check_integer("eval_tokens", self.eval_tokens, low=1, high=MAX_STEPS))
+        _set(self, "plan", _plan(self.plan, self.num_steps))
+        for name in ("eval_interval", "target_loss", "patience", "eval_tokens"):
             if getattr(self, name) and not self.val_fraction:
                 raise UsageError(f"{name} needs data to validate with: give a val_fraction above 0")
         _set(
@@ -329,6 +341,26 @@ def check_number(name, value, condition, holds):
     if not (math.isfinite(number) and holds(number)):
         raise UsageError(f"{name} must be a finite number {condition}, not {shown(value)}")
     return number
+
+
+def _plan(value, num_steps):
+    """A plan as tuples, its steps in order and its end `num_steps`."""
+    try:
+        plan = tuple((operator.index(step), operator.index(total)) for step, total in value)
+    except (TypeError, ValueError):
+        raise UsageError(f"plan must be pairs of step and num_steps, not {shown(value)}") from None
+    steps = [step for step, _ in plan]
+    if plan and (
+        steps[0] != 0
+        or any(after <= before for before, after in zip(steps, steps[1:]))
+        or any(not step <= total <= MAX_STEPS for step, total in plan)
+        or plan[-1][1] != num_steps
+    ):
+        raise UsageError(
+            f"plan must begin at step 0, go up, and end with num_steps {num_steps}: leave it out for another "
+            f"number of steps, not {shown(value)}"
+        )
+    return plan
 
 
 def _seconds(value):

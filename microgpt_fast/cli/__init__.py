@@ -10,6 +10,7 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
+from time import perf_counter
 
 from .. import __version__
 from ..config import UsageError, closest
@@ -18,6 +19,7 @@ from .commands import COMMANDS
 from .commands.common import fail
 from .output import Stdout
 
+BEGAN = perf_counter()  # when the program was started, within milliseconds
 HELP_WIDTH = 100
 TEXT_OPTIONS = ("--prompt", "--start", "--stop")
 

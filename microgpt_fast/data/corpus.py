@@ -25,6 +25,11 @@ class Corpus:
         that they are.
     note : str, optional
         What the user should know about how the text was read.
+
+    Attributes
+    ----------
+    tokenising : float
+        Seconds that it took to put the tokens into the cache; 0 if they were there, or are not kept.
     """
 
     def __init__(
@@ -36,7 +41,7 @@ class Corpus:
         note: str | None = None,
     ) -> None:
         self.tokens, self.offsets, self.tokenizer, self.mode = tokens, offsets, tokenizer, mode
-        self.note = note
+        self.note, self.tokenising = note, 0.0
 
     def __len__(self) -> int:
         """Number of documents."""

@@ -90,6 +90,8 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     for name in FIXED:
         if options.get(name, constants[name]) != constants[name]:
             raise UsageError(f"a resumed training keeps its {name}: {constants[name]}, not {options[name]}")
+    if options.get("num_steps") not in (None, constants.get("num_steps")):
+        options = {"plan": (), **options}  # the schedule is that of the new number of steps
     trainer = Trainer(data, **{**constants, **options})
     if state.data != fingerprint(trainer.corpus):
         raise CheckpointError(f"{path}: this training had other data: resume it with the same text")

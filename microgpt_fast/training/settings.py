@@ -21,7 +21,7 @@ ABSENT = {
     "bias": "there are no biases",
     "lr_decay_iters": "the schedule ends at num_steps",
     "decay_lr": "use schedule = cosine, or constant for decay_lr = False",
-    "eval_iters": "a validation covers everything that is held out",
+    "eval_iters": "use eval_tokens, the number of tokens that a validation reads",
     "eval_only": "use the command score",
     "log_interval": "progress is reported every few seconds",
     "init_from": "use --resume FOLDER",

@@ -15,13 +15,13 @@ from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
 from ..random_stream import seeded
 from ..workload import check_memory, default_threads
+from . import validation
+from .budget import Budget
 from .events import Evaluation, Steps
 from .one_thread import Guarded, OneThread
-from .pace import fix_num_steps, next_count
+from .pace import next_count
 from .schedule import learning_rates
 from .thread_trial import trial_of
-
-VALIDATION_ROWS = 4096  # tokens per call in a validation
 
 
 class Trainer:
@@ -53,6 +53,11 @@ class Trainer:
     step, tokens, seconds : int, int, float
         Steps taken, tokens predicted in them, and the time that they and the validations took.
     evaluations : list of Evaluation
+    whole_loss : float or None
+        In the end, the validation loss over everything that is held out, where validations read a sample of it.
+    began, reserve : float, float
+        When a time budget began, as time.perf_counter() counts: when the Trainer was made, unless it is set. And
+        how many seconds of it are kept for what comes after the training.
     stopping : bool
         Set it to end `events` before the last step; any thread may.
     alone : OneThread
@@ -73,6 +78,7 @@ class Trainer:
     """
 
     def __init__(self, data: Source | Corpus = None, *, preset: str = "microgpt", **options: Any) -> None:
+        self.began, self.reserve = perf_counter(), 0.0
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
         self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
@@ -86,6 +92,7 @@ class Trainer:
             mode, tokenizer = config.data_mode, config.tokenizer
             data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
         self.corpus = data
+        self.began += data.tokenising
         if config.data_mode != data.mode:
             config = self.config = replace(config, data_mode=data.mode)
         model_config = make_model_config(self.corpus.tokenizer.vocab_size)
@@ -110,6 +117,8 @@ class Trainer:
         self.step = self.tokens = 0
         self.seconds = 0.0
         self.evaluations: list[Evaluation] = []
+        self.whole_loss: float | None = None
+        self._budget: Budget | None = None
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
@@ -187,24 +196,31 @@ class Trainer:
 
     def _events(self):
         if self.config.time_budget is not None:
-            fix_num_steps(self)
+            start, self._budget = perf_counter(), Budget(self)
+            self.seconds += perf_counter() - start
+        budget = self._budget if self._budget and self._budget.has_plan else None
         count = 1
         while True:
-            if self._validation_is_due():
-                event = self._validate()
-                if event is not None:
-                    yield event
+            is_renewed = budget is not None and self.step > 0 and budget.is_due()
+            event = self._validate() if self._validation_is_due(is_renewed) else None
+            if is_renewed:
+                budget.renew()
+            if event is not None:
+                yield event
             config = self.config
             if self.step >= config.num_steps or self.stopping or self.ended:
                 if self.step and not self.is_finite():
                     self._diverge(
                         f"the parameters after step {self.step} are not finite or give no finite loss"
                     )
+                if not self.stopping:
+                    self._finish()
                 return
             start = perf_counter()
             count = min(count, config.num_steps - self.step)
             if config.eval_interval:
                 count = min(count, config.eval_interval - self.step % config.eval_interval)
+            count = min([count, *(step - self.step for step, _ in config.plan if step > self.step)])
             losses, tokens = self.take_steps(count)
             elapsed = perf_counter() - start
             bad = np.flatnonzero(~np.isfinite(losses))
@@ -229,16 +245,7 @@ class Trainer:
         Its parameters are so small that the squares of a row have a finite sum, as rmsnorm needs, and a sequence has a
         finite loss.
         """
-        model = self.model
-        parameters = model.parameters
-        largest = np.sqrt(np.finfo(parameters.dtype).max / model.config.n_embd)
-        if (
-            self.diverged or not -largest < parameters.min() <= parameters.max() < largest
-        ):  # NaN fails as well
-            return False
-        starts, lengths = self.batches.sequences(0, 1)
-        tokens, starts = self.corpus.gather(starts, lengths)
-        return bool(np.isfinite(model.engine.forward(parameters, tokens, starts, lengths)).all())
+        return not self.diverged and validation.is_finite(self)
 
     def _check_finite(self):
         if not self.is_finite():
@@ -251,7 +258,9 @@ class Trainer:
         )
 
     def validate(self) -> float | None:
-        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile.
+        """The loss over what is held out, or a sample of `eval_tokens` of it, in nats per token.
+
+        It is None if `stopping` was set meanwhile.
 
         Raises
         ------
@@ -263,34 +272,35 @@ class Trainer:
 
     def held_out_loss(self) -> float | None:
         """What `validate` returns, for a caller that is alone with this Trainer."""
-        starts, lengths = self.batches.validation
-        model = self.model
-        at_once = max(1, VALIDATION_ROWS // model.config.block_size)
-        if model.numerics == "exact":
-            at_once = 1
-        total = 0.0
-        for first in range(0, len(starts), at_once):
-            if self.stopping:
-                return None
-            part = slice(first, first + at_once)
-            tokens, places = self.corpus.gather(starts[part], lengths[part])
-            losses = model.engine.forward(model.parameters, tokens, places, lengths[part])
-            total += float(losses @ lengths[part])
-        return total / int(lengths.sum())
+        config = self.config
+        return validation.mean_loss(
+            self, validation.sample(self.batches.validation, config.eval_tokens, config.seed)
+        )
 
-    def _validation_is_due(self):
+    def _finish(self):
+        """Validate with everything that is held out, if that was not done yet and there is time."""
+        if self.config.eval_tokens is None or not self.step or self.batches.validation is None:
+            return
+        if self._budget is None or self._budget.whole_fits:
+            self.whole_loss = validation.mean_loss(self, self.batches.validation)
+
+    def _validation_is_due(self, is_renewed):
         config = self.config
         if self.batches.validation is None or not self.step:
             return False
         if self.evaluations and self.evaluations[-1].step == self.step:
             return False
+        is_planned = is_renewed or any(step == self.step for step, _ in config.plan)
         is_between = config.eval_interval and self.step % config.eval_interval == 0
-        return is_between or self.step == config.num_steps
+        return is_planned or is_between or self.step == config.num_steps
 
     def _validate(self):
         start = perf_counter()
         loss = self.held_out_loss()
-        self.seconds += perf_counter() - start
+        elapsed = perf_counter() - start
+        self.seconds += elapsed
+        if self._budget:
+            self._budget.validating = elapsed
         if loss is None:
             return None
         if not np.isfinite(loss):
@@ -311,19 +321,8 @@ class Trainer:
         m, v = self.moments
         losses = np.empty(count)
         if self._is_simple:
-            model.engine.train_steps(
-                losses,
-                model.parameters,
-                m,
-                v,
-                tokens,
-                starts,
-                lengths,
-                config.batch_size,
-                rates,
-                adam,
-                self.step + 1,
-            )
+            documents = (tokens, starts, lengths, config.batch_size)
+            model.engine.train_steps(losses, model.parameters, m, v, *documents, rates, adam, self.step + 1)
             return losses, int(lengths.sum())
         for i in range(count):
             part = slice(i * sequences, (i + 1) * sequences)

@@ -14,7 +14,7 @@ CONSTANTS = {
     "batch_size": (int, "documents or blocks per step"),
     "gradient_accumulation_steps": (int, "batches per step, whose gradients are averaged"),
     "num_steps": (int, "training steps; 0 samples from the initial model"),
-    "time_budget": (str, "training time, such as 60s or 10m: sets --num-steps to what fits into it"),
+    "time_budget": (str, "time for the whole, such as 60s or 10m: sets --num-steps to what fits into it"),
     "learning_rate": (float, "highest learning rate"),
     "schedule": (str, "schedule of the learning rate: linear, cosine or constant"),
     "min_learning_rate": (float, "learning rate at the end of the schedule"),
@@ -28,6 +28,11 @@ CONSTANTS = {
     "tokenizer": (str, "char or byte"),
     "val_fraction": (float, "fraction of the data to hold out for validation"),
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
+    "eval_tokens": (
+        int,
+        "tokens that a validation reads, a fixed sample of those held out (default: all, "
+        "or with --time-budget what takes little of it)",
+    ),
     "target_loss": (float, "stop when the validation loss has come down to this"),
     "patience": (int, "stop after this many validations in a row without a better loss; 0 for never"),
     "temperature": (
@@ -45,8 +50,8 @@ CONSTANTS = {
 }
 RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
-    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
-    "patience",
+    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "eval_tokens",
+    "target_loss", "patience",
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
 METAVARS = {int: "N", float: "X", str: "NAME"}

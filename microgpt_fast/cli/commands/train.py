@@ -1,12 +1,17 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
 from contextlib import contextmanager, nullcontext
+from time import perf_counter
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
+LENGTH = ("num_steps", "time_budget", "plan")  # options that say how long a training is
+TIMED_TOKENS = 16  # whose drawing is timed, to keep time for the samples
+SAVING_SECONDS = 0.1
+STREAM_TOKENS = 500  # of a sample of one long text
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
 
@@ -40,7 +45,10 @@ def run(options, stdout):
         from ...training.settings import read_toml
 
         with users_file("read", options.config):
-            given = {**read_toml(options.config), **given}
+            stored = read_toml(options.config)
+        if given.keys() & {"num_steps", "time_budget"}:  # instead of those of the file
+            stored = {name: value for name, value in stored.items() if name not in LENGTH}
+        given = {**stored, **given}
     constants = {name: given[name] for name in given if name in MODEL_OPTIONS + TRAIN_OPTIONS}
     save_to, quiet = given.get("save"), given.get("quiet", False)
     if save_to is not None:
@@ -81,6 +89,9 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
         )
     if trainer.ended:
         tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
+    if trainer.whole_loss is not None:
+        tokens = int(trainer.batches.validation[1].sum(dtype="int64"))
+        tell(f"validation loss {trainer.whole_loss:.4f} over all {tokens:,} tokens that are held out")
     if trainer.step and trainer.seconds:
         tell(speed(trainer))
     return 0
@@ -114,10 +125,35 @@ def make_trainer(given, constants):
         check_free(out)
     with users_file("read", named):
         trainer = Trainer(_paths(data), preset=given.get("preset", "microgpt"), **constants)
+    keep_time(trainer)
     if out is None:
         return trainer, None
     with users_file("write", out):
         return trainer, Run.create(out, trainer, data)
+
+
+def keep_time(trainer):
+    """Let a time budget count from the program's start, and keep some of it for samples and saving."""
+    if trainer.config.time_budget is None:
+        return
+    from .. import BEGAN
+
+    config, model = trainer.config, trainer.model
+    trainer.began = BEGAN + trainer.corpus.tokenising
+    if trainer.corpus.tokenising:
+        tell(
+            f"turned the text into tokens in {trainer.corpus.tokenising:.1f} s, beside the time budget: they are "
+            "kept for later runs"
+        )
+    decoder, start = model.engine.decoder(model.parameters), perf_counter()
+    for position in range(min(TIMED_TOKENS, model.config.block_size)):
+        decoder.step(model.tokenizer.bos, position)
+    a_token = (perf_counter() - start) / (position + 1)
+    longest = STREAM_TOKENS if trainer.corpus.mode == "stream" else model.config.block_size
+    trainer.reserve = config.num_samples * longest * a_token + SAVING_SECONDS
+    passed = perf_counter() - trainer.began
+    if passed > 0.2 * config.time_budget:
+        tell(f"reading the text took {passed:.1f} s of the time budget of {config.time_budget:g} s")
 
 
 def _paths(data):
@@ -145,7 +181,7 @@ def train(trainer, kept, quiet, stdout):
     with recording, way_back(trainer, kept):
         for event in trainer.events():
             if budget is not None:
-                tell(f"a time budget of {budget:g} s allows {trainer.config.num_steps} steps")
+                tell(f"a time budget of {budget:g} s allows about {trainer.config.num_steps} steps")
                 budget = None
             if isinstance(event, Steps) and not quiet:
                 stdout.steps(event.step, trainer.config.num_steps, event.losses)
