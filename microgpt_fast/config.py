@@ -21,6 +21,7 @@ MAX_SIZE = 2**31 - 1  # the kernels index tokens and lengths with 32 bits
 MAX_STEPS = 2**53  # step / num_steps is computed in float64
 MAX_THREADS = 1024
 MAX_SEED = 10**1000  # far from the 4300 digits up to which Python writes numbers
+VALIDATIONS = 10  # during a training, where a number of steps replaces a preset's time budget
 SHOWN = 100  # characters of a wrong value that a message shows
 
 
@@ -118,6 +119,8 @@ class TrainConfig:
         Training ends at the first validation loss that is at most this.
     patience : int
         Training ends after this many validations in a row without a better loss; 0 for never.
+    keep_best : bool
+        Whether the model is in the end that of the best validation, rather than that of the last step.
     eval_tokens : int, optional
         Validations read a fixed sample of about this many of the tokens held out, drawn by `seed`. None means all of
         them; with a time budget, as many as take a small part of it.
@@ -170,6 +173,7 @@ class TrainConfig:
     eval_interval: int = 0
     target_loss: float | None = None
     patience: int = 0
+    keep_best: bool = False
     eval_tokens: int | None = None
     time_budget: float | str | None = None
     plan: tuple[tuple[int, int], ...] = ()
@@ -202,8 +206,9 @@ class TrainConfig:
             )
         _set(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
         _set(self, "temperature", _temperature(self.temperature))
-        if not isinstance(self.zero_init, bool):
-            raise UsageError(f"zero_init must be True or False, not {shown(self.zero_init)}")
+        for name in ("zero_init", "keep_best"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, not {shown(getattr(self, name))}")
         _choice("bos", self.bos, BOS_PLACES)
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("data_mode", self.data_mode, DATA_MODES)
@@ -272,9 +277,11 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
             raise UsageError(
                 "give num_steps or time_budget, not both: the time budget sets the number of steps"
             )
-        train_fields.pop("time_budget", None)
+        if train_fields.pop("time_budget", None) is not None and isinstance(options["num_steps"], int):
+            train_fields["eval_interval"] = max(1, options["num_steps"] // VALIDATIONS)
     if options.get("val_fraction") == 0:
-        train_fields.pop("eval_interval", None)
+        for name in ("eval_interval", "patience"):
+            train_fields.pop(name, None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 

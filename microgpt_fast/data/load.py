@@ -19,6 +19,7 @@ BUILTIN = os.path.join(
 )
 Source: TypeAlias = str | os.PathLike[str] | Iterable[str] | Iterable[os.PathLike[str]] | None
 MOST_SAMPLED = 64  # files that are looked at to choose between lines and stream
+UNREAD = 0.01  # of the text, from which on it is said that lines are cut off
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenised again in no time
 
 
@@ -108,6 +109,12 @@ def _choose_mode(files, mode, tokenizer, block_size, notes):
         notes.append("data mode lines, one document per line")
     elif mode == "lines" and reason:
         notes.append(f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}")
+    unread = text.unread_share(np.concatenate(beginnings), block_size) if files else 0.0
+    if mode == "lines" and UNREAD <= unread and not reason:
+        notes.append(
+            f"{unread:.0%} of the text lies beyond the first {block_size} tokens of its line and is not learned: a "
+            "larger --block-size reads more, --data-mode stream all of it"
+        )
     if marked:
         is_kept = tokenizer == "char" and mode == "lines"
         what = "kept as a character of the first line, as in microgpt.py" if is_kept else "left out"

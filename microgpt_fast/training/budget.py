@@ -9,6 +9,7 @@ from time import perf_counter
 
 from ..config import MAX_STEPS
 from . import validation
+from .findings import most_steps
 from .pace import SHORTEST, seconds_a_step
 
 # parts of the training's time after which the model is validated and the rest is planned anew
@@ -39,6 +40,8 @@ class Budget:
     Attributes
     ----------
     has_plan : bool
+    is_capped : bool
+        Whether the text is so short that the training ends before the time is over; see `most_steps`.
     whole_fits : bool
         Whether there is time to validate with everything that is held out, in the end.
     """
@@ -47,7 +50,8 @@ class Budget:
         self.trainer, self.seconds = trainer, trainer.config.time_budget
         self.begin = perf_counter()
         self.end = trainer.began + self.seconds * (1 - MARGIN) - trainer.reserve
-        self.has_plan, self.whole_fits = False, False
+        self.has_plan, self.whole_fits, self.is_capped = False, False, False
+        self.most = most_steps(trainer) if trainer.config.keep_best else MAX_STEPS
         self.validating = 0.0  # seconds that the last validation took
         self._renewals, self._next = RENEWALS, 0
         kept = [array.copy() for array in (trainer.model.parameters, trainer.moments)]
@@ -66,6 +70,9 @@ class Budget:
         if config.eval_interval:
             pace += self.validating / config.eval_interval
         num_steps = max(1, self._steps_left(pace))
+        self._last = self.end
+        if num_steps == self.most:
+            self.is_capped, self._last = True, min(self.end, self.begin + num_steps * pace)
         warmup = min(config.warmup_steps, num_steps // 10)
         self._set(
             num_steps=num_steps,
@@ -97,13 +104,13 @@ class Budget:
         trainer.config = trainer.model.train_config = replace(trainer.config, **options)
 
     def _time_of(self, part):
-        return self.begin + part * (self.end - self.begin)
+        return self.begin + part * (self._last - self.begin)
 
     def _steps_left(self, seconds_a_step):
         """The number of steps that fit into the rest, with its validations."""
         seconds = self.end - perf_counter()
         seconds -= (len(self._renewals) - self._next + 1) * self.validating
-        return int(min(max(0, seconds) / max(seconds_a_step, SHORTEST), MAX_STEPS - self.trainer.step))
+        return int(min(max(0, seconds) / max(seconds_a_step, SHORTEST), self.most - self.trainer.step))
 
     def _choose_sample(self):
         """Set how much of what is held out a validation reads, from the time that little takes."""

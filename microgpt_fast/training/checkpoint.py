@@ -173,6 +173,8 @@ def _shapes(path, file, about):
     dtypes = dict.fromkeys(wanted, dtype)
     if about.state is not None:
         count, moments = (about.config.num_params,), [TRAINING + name for name in ("m", "v")]
+        if about.train_config.keep_best and TRAINING + "best" in shapes:
+            moments.append(TRAINING + "best")
         wanted |= {**dict.fromkeys(moments, count), TRAINING + "losses": (about.state.step,)}
         dtypes |= {**dict.fromkeys(moments, dtype), TRAINING + "losses": "float64"}
     found = {name: DTYPE_NAMES.get(one.get_dtype()) for name, one in slices.items()}

@@ -54,7 +54,11 @@ def _save(trainer, path):
         "data": fingerprint(trainer.corpus),
     }
     m, v = trainer.moments
-    save(trainer.model, path, (state, {"m": m, "v": v, "losses": trainer.losses}))
+    arrays = {"m": m, "v": v, "losses": trainer.losses}
+    if trainer.best_parameters is not None:
+        arrays["best"] = trainer.best_parameters
+    with trainer.last_step():
+        save(trainer.model, path, (state, arrays))
 
 
 def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, **options: Any) -> Trainer:
@@ -97,6 +101,7 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
         raise CheckpointError(f"{path}: this training had other data: resume it with the same text")
     trainer.model.parameters[:] = model.parameters
     trainer.moments[:] = arrays["m"], arrays["v"]
+    trainer.best_parameters = arrays.get("best")
     trainer.restore(state.step, state.tokens, state.seconds, arrays["losses"], state.evaluations)
     trainer.random.setstate(state.random)
     return trainer

@@ -1,6 +1,7 @@
 """Training: reads the data once, then takes chunks of steps."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -20,7 +21,7 @@ from .budget import Budget
 from .events import Evaluation, Steps
 from .one_thread import Guarded, OneThread
 from .pace import next_count
-from .schedule import learning_rates
+from .steps import take_steps
 from .thread_trial import trial_of
 
 
@@ -62,6 +63,8 @@ class Trainer:
         Set it to end `events` before the last step; any thread may.
     alone : OneThread
         The context in which steps are taken. Two threads can take turns; at once, the second gets a RuntimeError.
+    best_parameters : array [P] or None
+        With `keep_best`, those of the best validation. At the end the model has them.
     diverged : str or None
         What was not finite. The parameters then are of no use; those of the last checkpoint are.
     ended : str or None
@@ -81,9 +84,9 @@ class Trainer:
         self.began, self.reserve = perf_counter(), 0.0
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
-        self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
+        self.is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
         backend = backends.load(config.backend)
-        is_plain = self._is_simple and not config.weight_decay
+        is_plain = self.is_simple and not config.weight_decay
         numerics, self.note = resolve_numerics(
             config.numerics, config.dtype, config.batch_size, backend, make_model_config(1), is_plain
         )
@@ -122,9 +125,11 @@ class Trainer:
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
+        self.best_parameters: NDArray[Any] | None = None
+        self._last_parameters: NDArray[Any] | None = None
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
         self._losses: list[NDArray[np.float64]] = []
-        self._gradient: NDArray[Any] | None = None
+        self.gradient: NDArray[Any] | None = None  # the sum of a step's batches, where these are several
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -172,6 +177,25 @@ class Trainer:
         self.step, self.tokens, self.seconds = step, tokens, seconds
         self._losses, self.evaluations = [losses], evaluations
 
+    @contextmanager
+    def last_step(self) -> Iterator[None]:
+        """In here the model is that of the last step, even if `keep_best` has replaced it."""
+        last, parameters = self._last_parameters, self.model.parameters
+        if last is None:
+            yield
+            return
+        parameters[:] = last
+        try:
+            yield
+        finally:
+            parameters[:] = self.best_parameters
+
+    @property
+    def kept(self) -> Evaluation | None:
+        """The validation of the model as it is; None if there was none at its step."""
+        step = self.step if self._last_parameters is None or self.best is None else self.best.step
+        return next((event for event in self.evaluations if event.step == step), None)
+
     def chunks(self) -> Iterator[NDArray[np.float64]]:
         """The losses of the steps alone, as float64 arrays: see `events`."""
         for event in self.events():
@@ -200,6 +224,8 @@ class Trainer:
             self.seconds += perf_counter() - start
         budget = self._budget if self._budget and self._budget.has_plan else None
         count = 1
+        if self._last_parameters is not None:  # more steps after the end
+            self.model.parameters[:], self._last_parameters = self._last_parameters, None
         while True:
             is_renewed = budget is not None and self.step > 0 and budget.is_due()
             event = self._validate() if self._validation_is_due(is_renewed) else None
@@ -278,7 +304,10 @@ class Trainer:
         )
 
     def _finish(self):
-        """Validate with everything that is held out, if that was not done yet and there is time."""
+        """Take the best model; validate with everything that is held out, unless that was done or takes too long."""
+        if self.best is not None and self.best.step < self.step and self.best_parameters is not None:
+            self._last_parameters = self.model.parameters.copy()
+            self.model.parameters[:] = self.best_parameters
         if self.config.eval_tokens is None or not self.step or self.batches.validation is None:
             return
         if self._budget is None or self._budget.whole_fits:
@@ -308,50 +337,13 @@ class Trainer:
         self._check_finite()
         event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
         self.evaluations.append(event)
+        if event.is_best and self.config.keep_best:
+            self.best_parameters = self.model.parameters.copy()
         return event
 
     def take_steps(self, count: int) -> tuple[NDArray[np.float64], int]:
         """Take the next steps, without any note of them: (their losses, the number of tokens predicted)."""
-        config, model = self.config, self.model
-        sequences = config.batch_size * config.gradient_accumulation_steps
-        starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
-        tokens, starts = self.corpus.gather(starts, lengths)
-        rates = learning_rates(config, np.arange(self.step, self.step + count))
-        adam = (config.beta1, config.beta2, config.eps_adam, config.weight_decay)
-        m, v = self.moments
-        losses = np.empty(count)
-        if self._is_simple:
-            documents = (tokens, starts, lengths, config.batch_size)
-            model.engine.train_steps(losses, model.parameters, m, v, *documents, rates, adam, self.step + 1)
-            return losses, int(lengths.sum())
-        for i in range(count):
-            part = slice(i * sequences, (i + 1) * sequences)
-            losses[i] = self._accumulate(tokens, starts[part], lengths[part])
-            model.engine.update(
-                model.parameters,
-                m,
-                v,
-                self._gradient,
-                rates[i],
-                adam,
-                self.step + 1 + i,
-                config.gradient_accumulation_steps,
-                config.grad_clip,
-            )
-        return losses, int(lengths.sum())
-
-    def _accumulate(self, tokens, starts, lengths):
-        """The mean loss of one step's batches; the sum of their gradients is added to `_gradient`."""
-        config, model = self.config, self.model
-        if self._gradient is None:
-            self._gradient = np.zeros_like(model.parameters)
-        loss = 0.0
-        for first in range(0, len(starts), config.batch_size):
-            part = slice(first, first + config.batch_size)
-            loss += model.engine.backward(
-                self._gradient, model.parameters, tokens, starts[part], lengths[part]
-            ).mean()
-        return loss / config.gradient_accumulation_steps
+        return take_steps(self, count)
 
 
 def train(

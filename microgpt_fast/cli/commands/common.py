@@ -5,6 +5,14 @@ from contextlib import contextmanager
 from ...config import ACTIVATIONS, UsageError
 from ...messages import file_of, tell
 
+
+def truth(text):
+    """True or False, as nanoGPT's users write it."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
 CONSTANTS = {
     "n_layer": (int, "number of layers"),
@@ -28,6 +36,7 @@ CONSTANTS = {
     "tokenizer": (str, "char or byte"),
     "val_fraction": (float, "fraction of the data to hold out for validation"),
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
+    "keep_best": (truth, "keep and sample from the model of the best validation: True or False"),
     "eval_tokens": (
         int,
         "tokens that a validation reads, a fixed sample of those held out (default: all, "
@@ -51,10 +60,10 @@ CONSTANTS = {
 RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
     "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "eval_tokens",
-    "target_loss", "patience",
+    "keep_best", "target_loss", "patience",
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
-METAVARS = {int: "N", float: "X", str: "NAME"}
+METAVARS = {int: "N", float: "X", str: "NAME", truth: "True|False"}
 
 
 def add_constants(parser, names, default):

@@ -9,9 +9,8 @@ from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
 LENGTH = ("num_steps", "time_budget", "plan")  # options that say how long a training is
-TIMED_TOKENS = 16  # whose drawing is timed, to keep time for the samples
 SAVING_SECONDS = 0.1
-STREAM_TOKENS = 500  # of a sample of one long text
+SAMPLING = 0.15  # of a time budget, the most that is kept for samples
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
 
@@ -89,6 +88,11 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
         )
     if trainer.ended:
         tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
+    if trainer.evaluations:
+        from ...training.findings import findings
+
+        for line in findings(trainer):
+            tell(line)
     if trainer.whole_loss is not None:
         tokens = int(trainer.batches.validation[1].sum(dtype="int64"))
         tell(f"validation loss {trainer.whole_loss:.4f} over all {tokens:,} tokens that are held out")
@@ -138,22 +142,32 @@ def keep_time(trainer):
         return
     from .. import BEGAN
 
-    config, model = trainer.config, trainer.model
+    config = trainer.config
     trainer.began = BEGAN + trainer.corpus.tokenising
     if trainer.corpus.tokenising:
         tell(
             f"turned the text into tokens in {trainer.corpus.tokenising:.1f} s, beside the time budget: they are "
             "kept for later runs"
         )
-    decoder, start = model.engine.decoder(model.parameters), perf_counter()
-    for position in range(min(TIMED_TOKENS, model.config.block_size)):
-        decoder.step(model.tokenizer.bos, position)
-    a_token = (perf_counter() - start) / (position + 1)
-    longest = STREAM_TOKENS if trainer.corpus.mode == "stream" else model.config.block_size
-    trainer.reserve = config.num_samples * longest * a_token + SAVING_SECONDS
+    trainer.reserve = SAVING_SECONDS + min(_sampling_seconds(trainer), SAMPLING * config.time_budget)
     passed = perf_counter() - trainer.began
     if passed > 0.2 * config.time_budget:
         tell(f"reading the text took {passed:.1f} s of the time budget of {config.time_budget:g} s")
+
+
+def _sampling_seconds(trainer):
+    """About how long it takes to draw the samples, from one that is drawn from another random stream."""
+    config, model = trainer.config, trainer.model
+    is_stream = trainer.corpus.mode == "stream"
+    if not config.num_samples:
+        return 0.0
+    from ...sampling.sample import STREAM_TOKENS, generate
+
+    length = min(2 * model.config.block_size, STREAM_TOKENS) if is_stream else None
+    start = perf_counter()
+    generate(model, 1, seed=1, max_new_tokens=length)
+    a_sample = (perf_counter() - start) * (STREAM_TOKENS / length if is_stream else 1)
+    return config.num_samples * a_sample
 
 
 def _paths(data):
@@ -181,7 +195,9 @@ def train(trainer, kept, quiet, stdout):
     with recording, way_back(trainer, kept):
         for event in trainer.events():
             if budget is not None:
-                tell(f"a time budget of {budget:g} s allows about {trainer.config.num_steps} steps")
+                tell(
+                    f"a time budget of {budget:g} s allows about {trainer.config.num_steps} steps{capped(trainer)}"
+                )
                 budget = None
             if isinstance(event, Steps) and not quiet:
                 stdout.steps(event.step, trainer.config.num_steps, event.losses)
@@ -226,7 +242,46 @@ def write_samples(trainer, kept, stdout):
         texts = [[*pieces] for pieces in texts]
         with machines_file(kept.folder):
             kept.write_samples(map("".join, texts))
-    stdout.samples(texts, is_long=is_stream)
+    written: list[str] = []
+    stdout.samples(noted(texts, written), is_long=is_stream)
+    stdout.flush()
+    tell(copies(trainer, written))
+
+
+def noted(texts, written):
+    """The same samples, whose texts are appended to `written` as they are read."""
+    for pieces in texts:
+        parts = []
+
+        def one(pieces=pieces, parts=parts):
+            for piece in pieces:
+                parts.append(piece)
+                yield piece
+
+        yield one()
+        written.append("".join(parts))
+
+
+def copies(trainer, texts):
+    """One line on how many of some samples are copies of the data."""
+    from ...sampling import originality
+
+    corpus, count = trainer.corpus, len(texts)
+    if corpus.mode == "lines":
+        number = originality.lines_copied(corpus, texts, trainer.model.config.block_size)
+        return f"{number} of {count} samples are lines of the data"
+    number = originality.pieces_copied(corpus, texts)
+    return f"{number} of {count} samples hold {originality.LONG} characters or more in a row that stand in the data"
+
+
+def capped(trainer):
+    """What to say where a text is too short for the time."""
+    from ...training.findings import most_steps
+
+    most = most_steps(trainer) if trainer.config.keep_best else None
+    if trainer.config.num_steps != most:
+        return ""
+    return ": more would only teach this text by heart, for it is short"
 
 
 def speed(trainer):
