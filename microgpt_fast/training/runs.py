@@ -66,7 +66,7 @@ class Run:
         trainer: Trainer,
         data: Sequence[str | os.PathLike[str]] | None = None,
     ) -> "Run":
-        """Begin a run in a folder that is new or holds no run.
+        """Begin a run in a folder that is new or holds no run; its training may have begun before.
 
         Raises
         ------
@@ -82,7 +82,9 @@ class Run:
         with _released_after_errors(writer):
             check_free(folder, writer)
             run = cls(folder, trainer, writer)
-            run._options = options
+            run._options, run._logged = options, 0
+            for event in trainer.evaluations:
+                run._log_evaluation(event)
             run._write_config()
             replace_file(run.path(METRICS), b"")
             run._save()  # what is left of a training that diverges before its next checkpoint
@@ -158,12 +160,19 @@ class Run:
             self._begin()
         self._log_steps()
         if isinstance(event, Evaluation):
-            self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
+            self._log_evaluation(event)
             if event.is_best:
                 self._writer.check()
                 save(self.trainer.model, self.path(BEST))
         if isinstance(event, Evaluation) or monotonic() - self._saved_at > CHECKPOINT_SECONDS:
             self.checkpoint()
+
+    def finish(self) -> None:
+        """Write the best model of a training that has ended, if the run was begun after it."""
+        trainer = self.trainer
+        if trainer.best_parameters is not None and not os.path.exists(self.path(BEST)):
+            self._writer.check()
+            save(trainer.model, self.path(BEST))
 
     def checkpoint(self) -> None:
         """Write the metrics, and the last checkpoint unless training has diverged: then the one before stays."""
@@ -233,6 +242,9 @@ class Run:
         rate = float(learning_rates(trainer.config, np.array([end - 1]))[0])
         self._log(step=end, loss=loss, learning_rate=rate, seconds=round(trainer.seconds, 3))
         self._logged = end
+
+    def _log_evaluation(self, event):
+        self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
 
     def _log(self, **values):
         self._lines.append(json.dumps(values, allow_nan=False) + "\n")

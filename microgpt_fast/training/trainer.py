@@ -153,6 +153,12 @@ class Trainer:
         return next((event for event in reversed(self.evaluations) if event.is_best), None)
 
     @property
+    def deadline(self) -> float | None:
+        """When the training of a time budget ends, as time.perf_counter() counts."""
+        budget = self._budget
+        return None if budget is None or budget.is_capped else budget.end
+
+    @property
     def ended(self) -> str | None:
         """Why the training ended before its last step, if it did so by itself."""
         config, best = self.config, self.best
@@ -352,14 +358,17 @@ def train(
     preset: str = "microgpt",
     on_step: Callable[[Trainer, Steps], object] | None = None,
     on_eval: Callable[[Trainer, Evaluation], object] | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Trainer:
-    """Train a model.
+    """Train a model; a terminal or notebook shows the progress of a long training.
 
     Parameters
     ----------
     data, preset, **options
         See `Trainer`.
+    progress : bool
+        Whether progress may be shown.
     on_step, on_eval : function of (Trainer, event), optional
         Called with `Steps` after some steps, and with `Evaluation` after each validation. Set the Trainer's
         `stopping` to end the training.
@@ -375,11 +384,16 @@ def train(
     >>> run.losses.shape
     (100,)
     """
+    from .progress import Progress
+
     run = Trainer(data, preset=preset, **options)
+    shown = Progress(run, bar=progress, lines=False)
     for event in run.events():
+        shown.report(event)
         if isinstance(event, Steps):
             if on_step is not None:
                 on_step(run, event)
         elif on_eval is not None:
             on_eval(run, event)
+    shown.close()
     return run

@@ -1,14 +1,16 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from time import perf_counter
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
 from ...messages import machines_file, tell
+from ..keeping import Keeping, name_of, resume_command, sample_command
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
 LENGTH = ("num_steps", "time_budget", "plan")  # options that say how long a training is
+MANY_STEPS = 20_000  # lines, which are more than anybody reads
 SAVING_SECONDS = 0.1
 SAMPLING = 0.15  # of a time budget, the most that is kept for samples
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
@@ -31,9 +33,14 @@ def add_arguments(parser):
         metavar="FOLDER",
         help="keep the run here: configuration, metrics, checkpoints, samples",
     )
+    parser.add_argument(
+        "--no-out", action="store_true", default=None,
+        help="keep no run (default: one of more than a few seconds is kept in runs/NAME, unless --save or --out "
+        "say where)",
+    )  # fmt: skip
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run that --out keeps in this folder")
     add_raw(parser)
-    parser.add_argument("--quiet", action="store_true", default=None, help="do not print a line per step")
+    parser.add_argument("--quiet", action="store_true", default=None, help="print the samples alone")
     add_constants(parser, CONSTANTS, "the preset's")
 
 
@@ -56,20 +63,28 @@ def run(options, stdout):
         with users_file("write", save_to):
             check_writable(save_to)
     trainer, kept = make_trainer(given, constants)
-    with kept or nullcontext():
-        return carry_out(trainer, kept, save_to, quiet, stdout)
+    data = data_of(given)
+    preset = given.get("preset", "microgpt")
+    is_kept_anyway = not (save_to or given.get("no_out") or kept or (preset == "microgpt" and not constants))
+    with Keeping(kept, name_of(data, preset) if is_kept_anyway else None, data) as keeping:
+        return carry_out(trainer, keeping, save_to, quiet, stdout)
 
 
-def carry_out(trainer, kept, save_to, quiet, stdout):
+def carry_out(trainer, keeping, save_to, quiet, stdout):
     """Take the steps and draw the samples; returns the exit code."""
-    tell(f"training on the {trainer.path} path ({computing(trainer)})")
+    say = (lambda message: None) if quiet else tell
+    say(f"training on the {trainer.path} path ({computing(trainer)})")
     for note in (trainer.corpus.note, trainer.note):
         if note:
-            tell(note)
-    stdout.survives_pipe = bool(save_to or kept)
+            say(note)
+    if trainer.config.num_steps >= MANY_STEPS and not (quiet or stdout.is_terminal):
+        say("a line is written for every step, as microgpt.py does: --quiet leaves them out")
+    stdout.survives_pipe = bool(save_to or keeping.run)
     write_head(trainer, stdout)
+    keeping.begin_if_due(trainer)
     with stop_on_signals(trainer) as ending:
-        train(trainer, kept, quiet, stdout)
+        train(trainer, keeping, quiet, stdout)
+        kept = keeping.run
         if save_to is not None:
             from ...training.checkpoint import save
 
@@ -77,36 +92,44 @@ def carry_out(trainer, kept, save_to, quiet, stdout):
                 save(trainer.model, save_to)
     config = trainer.config
     if config.num_samples and not trainer.stopping:
-        write_samples(trainer, kept, stdout)
+        say(write_samples(trainer, kept, stdout))
     elif trainer.step and not quiet:
         stdout.write("\n")
     stdout.flush()
     if trainer.stopping:
         saved = f"; saved {save_to or kept.folder}" if save_to or kept else ""
+        saved += f": {resume_command(kept.folder)} continues" if kept else ""
         return fail(
             ending.exit_code, f"{ending.reason} after step {trainer.step} of {config.num_steps}{saved}"
         )
     if trainer.ended:
-        tell(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
+        say(f"stopped after step {trainer.step} of {config.num_steps}: {trainer.ended}")
     if trainer.evaluations:
         from ...training.findings import findings
 
         for line in findings(trainer):
-            tell(line)
+            say(line)
     if trainer.whole_loss is not None:
         tokens = int(trainer.batches.validation[1].sum(dtype="int64"))
-        tell(f"validation loss {trainer.whole_loss:.4f} over all {tokens:,} tokens that are held out")
+        say(f"validation loss {trainer.whole_loss:.4f} over all {tokens:,} tokens that are held out")
     if trainer.step and trainer.seconds:
-        tell(speed(trainer))
+        say(speed(trainer))
+    if save_to or kept:
+        say(f"next: {sample_command(save_to or kept.folder)}")
     return 0
+
+
+def data_of(given):
+    """The names of the data, a list, or None."""
+    data = given.get("data")
+    return [data] if isinstance(data, str) else data
 
 
 def make_trainer(given, constants):
     """The Trainer that was asked for, and the Run that keeps it or None."""
     from ...training.trainer import Trainer
 
-    data = given.get("data")
-    data = [data] if isinstance(data, str) else data
+    data = data_of(given)
     named = " ".join(data) if data else given.get("resume")
     if given.get("resume") is not None:
         from ...training.runs import Run
@@ -185,44 +208,63 @@ def write_head(trainer, stdout):
     stdout.write(f"{count}\nvocab size: {model.config.vocab_size}\nnum params: {model.config.num_params}\n")
 
 
-def train(trainer, kept, quiet, stdout):
+def train(trainer, keeping, quiet, stdout):
     """Take the steps, show them, and keep them in the run's folder."""
+    say = (lambda message: None) if quiet else tell
     from ...training.events import Steps
 
     progress = None
     budget = trainer.config.time_budget
-    recording = machines_file(kept.folder) if kept else nullcontext()
-    with recording, way_back(trainer, kept):
+    with recording(keeping), way_back(trainer, keeping):
         for event in trainer.events():
             if budget is not None:
-                tell(
+                say(
                     f"a time budget of {budget:g} s allows about {trainer.config.num_steps} steps{capped(trainer)}"
                 )
                 budget = None
-            if isinstance(event, Steps) and not quiet:
+            is_drawn = stdout.is_terminal and progress is not None and progress.is_drawn
+            if isinstance(event, Steps) and not (quiet or is_drawn):
                 stdout.steps(event.step, trainer.config.num_steps, event.losses)
-            if kept:
-                kept.record(event)
-            if progress is None and (trainer.seconds > 1 or not isinstance(event, Steps)):
+            keeping.begin_if_due(trainer)
+            if keeping.run:
+                keeping.run.record(event)
+            if progress is None and not quiet and (trainer.seconds > 1 or not isinstance(event, Steps)):
                 from ...training.progress import Progress
 
                 stdout.end_steps()
-                progress = Progress(trainer, bar=quiet or not stdout.is_terminal)
+                progress = Progress(trainer)
+            if progress and not progress.is_drawn:
+                stdout.clear_steps()
             if progress:
                 progress.report(event)
-        if kept:
-            kept.checkpoint()
+        if keeping.run:
+            keeping.run.checkpoint()
+            if not trainer.stopping:
+                keeping.run.finish()
     if progress:
         progress.close()
     stdout.end_steps()
 
 
 @contextmanager
-def way_back(trainer, kept):
+def recording(keeping):
+    """Report an OSError in here as a failure to write the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        if keeping.run is None:
+            raise
+        with machines_file(keeping.run.folder):
+            raise error
+
+
+@contextmanager
+def way_back(trainer, keeping):
     """Where training diverges in here, say what is left of it."""
     try:
         yield
     except UsageError as error:
+        kept = keeping.run
         if not (trainer.diverged and kept):
             raise
         raise UsageError(
@@ -231,7 +273,7 @@ def way_back(trainer, kept):
 
 
 def write_samples(trainer, kept, stdout):
-    """Print samples, and keep them in the run's folder."""
+    """Print samples, and keep them in the run's folder; returns what to say of them."""
     from ...sampling.sample import samples
 
     config = trainer.config
@@ -245,7 +287,7 @@ def write_samples(trainer, kept, stdout):
     written: list[str] = []
     stdout.samples(noted(texts, written), is_long=is_stream)
     stdout.flush()
-    tell(copies(trainer, written))
+    return copies(trainer, written)
 
 
 def noted(texts, written):
