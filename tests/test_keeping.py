@@ -43,8 +43,11 @@ def test_a_run_of_some_seconds_is_kept_by_itself(run):
 
 
 def test_what_is_begun_late_has_everything_of_before(run, monkeypatch):
-    monkeypatch.setattr(keeping, "KEPT_FROM", 0.02)
-    monkeypatch.setattr(mg.training.pace, "CHUNK_SECONDS", 0.01)
+    begin = keeping.Keeping.begin_if_due
+    monkeypatch.setattr(
+        keeping.Keeping, "begin_if_due", lambda self, run: begin(self, run) if run.step > 1000 else None
+    )
+    monkeypatch.setattr(mg.training.pace, "CHUNK_SECONDS", 0.001)
     options = ["--num-steps", 3000, "--val-fraction", 0.3, "--eval-interval", 100, "--keep-best", "true"]
     assert run("train", "--data", "my names.txt", *OPTIONS, *options)[0] == 0
     metrics = read_metrics("runs/my-names-1")
