@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from . import parameters
+from .aliases import ALIASES, MEANT
 from .parameters import Parameter
 
 ACTIVATIONS = ("relu", "relu2", "gelu", "silu")
@@ -253,7 +254,8 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     preset : str
         A key of `presets.PRESETS`.
     **options
-        Fields of `TrainConfig`, and of `GPTConfig` except `vocab_size`, which follows from the data.
+        Fields of `TrainConfig`, and of `GPTConfig` except `vocab_size`, which follows from the data; nanoGPT's names
+        of them (`aliases.ALIASES`) too.
 
     Returns
     -------
@@ -269,6 +271,10 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     from .presets import PRESETS
 
     _choice("preset", preset, PRESETS)
+    for name in [name for name in options if name in ALIASES]:
+        if ALIASES[name] in options:
+            raise UsageError(f"{ALIASES[name]} is given twice, also as {name}")
+        options[ALIASES[name]] = options.pop(name)
     for name in options:
         _choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
@@ -305,7 +311,11 @@ def closest(word, allowed):
     """'; did you mean ...?' if the word is a text that resembles an allowed one, else ''."""
     from difflib import get_close_matches
 
-    match = get_close_matches(word[:SHOWN], allowed, n=1) if isinstance(word, str) else []
+    if not isinstance(word, str):
+        return ""
+    meant = MEANT.get(word.lstrip("-").replace("-", "_"))
+    match = [name for name in allowed if name.lstrip("-").replace("-", "_") == meant]
+    match = match or get_close_matches(word[:SHOWN], allowed, n=1)
     return f"; did you mean {match[0]}?" if match else ""
 
 

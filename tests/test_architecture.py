@@ -17,7 +17,7 @@ FLOORS = (
     ("data", "ops", "numba_kernels"),
     ("backends", "workload"),
     ("reference",),
-    ("native", "config", "locks", "presets", "parameters", "messages", "random_stream"),
+    ("native", "config", "aliases", "locks", "presets", "parameters", "messages", "random_stream"),
 )
 ANYWHERE = {""}  # the package itself, of which modules ask the version
 

@@ -1,8 +1,9 @@
 """What several commands share: options by name, and failures in one line."""
 
 from contextlib import contextmanager
+from dataclasses import fields
 
-from ...config import ACTIVATIONS, UsageError
+from ...config import ACTIVATIONS, GPTConfig, TrainConfig, UsageError
 from ...messages import file_of, tell
 
 
@@ -57,6 +58,7 @@ CONSTANTS = {
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work (default: as many as make it faster)"),
 }
+PRESETS_DEFAULT = "the preset's"
 RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
     "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "eval_tokens",
@@ -64,15 +66,33 @@ RECIPE = (  # options that the original does not have
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
 METAVARS = {int: "N", float: "X", str: "NAME", truth: "True|False"}
+OTHERS = {"time_budget": "TIME"}  # metavars
 
 
 def add_constants(parser, names, default):
     """Add the options for some constants; `default` says where the values come from if they are not given."""
-    group = parser.add_argument_group(f"constants (default: {default})")
+    note = f"{default}; microgpt's are shown" if default == PRESETS_DEFAULT else default
+    group = parser.add_argument_group(f"constants (default: {note})")
     for name in names:
         kind, text = CONSTANTS[name]
         spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
-        group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
+        group.add_argument(
+            *spellings,
+            dest=name,
+            type=kind,
+            metavar=METAVARS[kind],
+            help=text + shown_default(name, text, default),
+        )
+
+
+def shown_default(name, text, default):
+    """A constant's default for its help: that of the preset microgpt, where it is the preset's."""
+    if default != PRESETS_DEFAULT or "(default" in text:
+        return ""
+    value = {
+        field.name: field.default for config in (GPTConfig, TrainConfig) for field in fields(config)
+    }.get(name)
+    return "" if value is None else f" (default: {value})"
 
 
 def add_raw(parser):

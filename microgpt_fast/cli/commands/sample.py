@@ -52,6 +52,12 @@ def run(options, stdout):
     from ...sampling.sample import samples
     from ...training.checkpoint import load
 
+    if options.nanogpt:
+        from ...training.nanogpt import translate
+
+        ours, ignored = translate({"init_from": "resume", **options.nanogpt}, 1)
+        if ignored:
+            tell(f"ignored, as it changes nothing here: {', '.join(ignored)}")
     path = options.model or options.named
     if path is None or (options.model and options.named):
         raise UsageError(f"name one model: {PROGRAM} sample MODEL, a file or the folder of a run")

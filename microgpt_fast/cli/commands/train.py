@@ -1,14 +1,18 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
+import os
 from contextlib import contextmanager
 from time import perf_counter
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
-from ...messages import machines_file, tell
+from ...messages import PROGRAM, machines_file, tell
 from ..keeping import Keeping, name_of, resume_command, sample_command
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
+HELD_OUT = 0.1  # of the data, as nanoGPT's data sets do
+DATASETS = ("shakespeare", "shakespeare_char", "openwebtext")  # nanoGPT's
+CONFIGS = (".toml", ".py")
 LENGTH = ("num_steps", "time_budget", "plan")  # options that say how long a training is
 MANY_STEPS = 20_000  # lines, which are more than anybody reads
 SAVING_SECONDS = 0.1
@@ -23,8 +27,12 @@ def add_arguments(parser):
         "--data", "--dataset", metavar="FILE", nargs="+",
         help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
     )  # fmt: skip
+    parser.add_argument("settings", metavar="CONFIG", nargs="?", help="the same as --config, as for nanoGPT")
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with these options; the command line overrides it"
+        "--config",
+        metavar="FILE",
+        help="file with these options, TOML or a nanoGPT config.py (read, never executed); the command line "
+        "overrides it",
     )
     parser.add_argument("--save", metavar="FILE", help="write the trained model here")
     parser.add_argument(
@@ -47,14 +55,18 @@ def add_arguments(parser):
 def run(options, stdout):
     """Train, print what the original prints, save."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    if options.config is not None:
-        from ...training.settings import read_toml
+    theirs = given.pop("nanogpt", {})
+    if path := config_file(options):
+        from ...training.settings import read_options
 
-        with users_file("read", options.config):
-            stored = read_toml(options.config)
+        with users_file("read", path):
+            stored, more = read_options(path)
+        theirs = {**more, **theirs}
         if given.keys() & {"num_steps", "time_budget"}:  # instead of those of the file
             stored = {name: value for name, value in stored.items() if name not in LENGTH}
         given = {**stored, **given}
+    if theirs:
+        given = from_nanogpt(theirs, given)
     constants = {name: given[name] for name in given if name in MODEL_OPTIONS + TRAIN_OPTIONS}
     save_to, quiet = given.get("save"), given.get("quiet", False)
     if save_to is not None:
@@ -68,6 +80,45 @@ def run(options, stdout):
     is_kept_anyway = not (save_to or given.get("no_out") or kept or (preset == "microgpt" and not constants))
     with Keeping(kept, name_of(data, preset) if is_kept_anyway else None, data) as keeping:
         return carry_out(trainer, keeping, save_to, quiet, stdout)
+
+
+def config_file(options):
+    """The file of options, or None."""
+    word = options.settings
+    if word is None:
+        return options.config
+    if word.endswith(CONFIGS) and options.config is None:
+        return word
+    near = f"; did you mean --data {word}?" if os.path.exists(word) else ""
+    raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} train --help)")
+
+
+def from_nanogpt(theirs, given):
+    """The options with what nanoGPT's own become; one line tells which change nothing."""
+    from ...config import resolve
+    from ...training.nanogpt import translate
+
+    names = ("batch_size", "block_size")
+    make_model_config, config = resolve(
+        given.get("preset", "microgpt"), **{name: given[name] for name in names if name in given}
+    )
+    ours, ignored = translate(theirs, config.batch_size * make_model_config(1).block_size)
+    is_new = not ours.get("resume") and "preset" not in given
+    implied = {"val_fraction": HELD_OUT} if "eval_tokens" in ours and not config.val_fraction else {}
+    if is_new and "data" in given:
+        implied["data_mode"] = "stream"
+    implied = {name: value for name, value in implied.items() if name not in given}
+    notes = [f"ignored, as it changes nothing here: {', '.join(ignored)}"] if ignored else []
+    if implied:
+        notes.append(f"as in nanoGPT: {', '.join(f'{name}={value}' for name, value in implied.items())}")
+    if notes and not given.get("quiet"):
+        tell("; ".join(notes))
+    ours |= implied
+    if ours.pop("resume", False):
+        if "out" not in given:
+            raise UsageError("init_from=resume needs out_dir: the folder of the run to continue")
+        ours["resume"] = given.pop("out")
+    return {**ours, **given}
 
 
 def carry_out(trainer, keeping, save_to, quiet, stdout):
@@ -130,6 +181,12 @@ def make_trainer(given, constants):
     from ...training.trainer import Trainer
 
     data = data_of(given)
+    for name in data or ():
+        if name in DATASETS and not os.path.exists(name):
+            raise UsageError(
+                f"{name} is a data set that nanoGPT prepares: here the data are the text itself, such as that of "
+                f"'{PROGRAM} data tinyshakespeare --out shakespeare.txt'"
+            )
     named = " ".join(data) if data else given.get("resume")
     if given.get("resume") is not None:
         from ...training.runs import Run
