@@ -112,6 +112,8 @@ class TrainConfig:
         Largest norm of the whole gradient, which is scaled down to it; 0 for no limit.
     data_mode, tokenizer : {"lines", "stream", "auto"}, {"char", "byte"}
         See `load_corpus`.
+    include, exclude : sequence of str
+        Patterns such as "*.md": which files of folders are data.
     val_fraction : float
         Fraction of the data to hold out: of the different documents, or of the text, at its end.
     eval_interval : int
@@ -170,6 +172,8 @@ class TrainConfig:
     grad_clip: float = 0.0
     data_mode: str = "lines"
     tokenizer: str = "char"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     val_fraction: float = 0.0
     eval_interval: int = 0
     target_loss: float | None = None
@@ -223,6 +227,8 @@ class TrainConfig:
         if self.time_budget is not None:
             seconds = check_number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
             _set(self, "time_budget", seconds)
+        for name in ("include", "exclude"):
+            _set(self, name, _patterns(name, getattr(self, name)))
         if self.eval_tokens is not None:
             _set(self, "eval_tokens", check_integer("eval_tokens", self.eval_tokens, low=1, high=MAX_STEPS))
         _set(self, "plan", _plan(self.plan, self.num_steps))
@@ -358,6 +364,12 @@ def check_number(name, value, condition, holds):
     if not (math.isfinite(number) and holds(number)):
         raise UsageError(f"{name} must be a finite number {condition}, not {shown(value)}")
     return number
+
+
+def _patterns(name, value):
+    if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+        raise UsageError(f"{name} must be a list of patterns, such as ['*.md'], not {shown(value)}")
+    return tuple(value)
 
 
 def _plan(value, num_steps):

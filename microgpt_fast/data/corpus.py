@@ -160,8 +160,11 @@ def pack(pieces, tokenizer, bos, mode, name):
     tokens = np.full(len(inner), tokenizer.bos, np.int32)
     ids = tokenizer.encode_codes(codes)
     if ids.min() < 0:
-        code = int(codes[ids.argmin()])
-        raise DataError(f"{name}: the character {chr(code)!r} (U+{code:04X}) is not in the vocabulary")
+        place = int(ids.argmin())
+        code, document = int(codes[place]), int(np.searchsorted(np.cumsum(lengths), place, "right"))
+        raise DataError(
+            f"{name}: the character {chr(code)!r} (U+{code:04X}), document {document}, is not in the vocabulary"
+        )
     tokens[inner] = ids
     return Corpus(tokens, offsets, tokenizer, mode)
 

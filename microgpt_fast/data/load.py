@@ -3,7 +3,7 @@
 import codecs
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +30,8 @@ def load_corpus(
     mode: str = "lines",
     tokenizer: str = "char",
     block_size: int = 16,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> Corpus:
     """Read and tokenise documents.
 
@@ -49,6 +51,8 @@ def load_corpus(
     tokenizer : {"char", "byte"}
     block_size : int
         What training will read of a line: "auto" looks at how much that leaves out.
+    include, exclude : sequence of str, optional
+        Patterns such as "*.md": which files of folders are read. As characters, those that are no UTF-8 text never are.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def load_corpus(
         return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
 
     notes: list[str] = []
-    files = find_files(parts, notes)
+    files = find_files(parts, notes, include, exclude, skips_binary=tokenizer == "char")
     mode = _choose_mode(files, mode, tokenizer, block_size, notes)
     if sum(size for _, size, _ in files) < CACHED_FROM:
         corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)

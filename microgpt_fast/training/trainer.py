@@ -92,8 +92,8 @@ class Trainer:
         )
         if not isinstance(data, Corpus):
             block_size = make_model_config(1).block_size
-            mode, tokenizer = config.data_mode, config.tokenizer
-            data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
+            how = {name: getattr(config, name) for name in ("tokenizer", "include", "exclude")}
+            data = load_corpus(data, config.bos, mode=config.data_mode, block_size=block_size, **how)
         self.corpus = data
         self.began += data.tokenising
         if config.data_mode != data.mode:

@@ -59,6 +59,7 @@ CONSTANTS = {
     "threads": (int, "threads that share the work (default: as many as make it faster)"),
 }
 PRESETS_DEFAULT = "the preset's"
+CHOICES = ("error", "skip", "replace")
 RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
     "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "eval_tokens",
@@ -100,6 +101,15 @@ def add_raw(parser):
     parser.add_argument(
         "--raw", action="store_true", default=None,
         help="write control characters to a terminal as they are (default: escaped there, as \\x1b)",
+    )  # fmt: skip
+
+
+def add_unknown(parser):
+    """Add --unknown; see `data.unknown`."""
+    parser.add_argument(
+        "--unknown", choices=CHOICES,
+        help="what becomes of characters that the model does not know: error (default), skip or replace (by ? or "
+        "what else the model knows)",
     )  # fmt: skip
 
 

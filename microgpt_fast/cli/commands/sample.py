@@ -4,10 +4,10 @@ import os
 
 from ...config import UsageError
 from ...messages import PROGRAM, tell
-from .common import add_constants, add_raw, users_file
+from .common import add_constants, add_raw, add_unknown, users_file
 
 FILE = "FILE:"  # before the name of a file that holds the prompt
-WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop")
+WISHES = ("batch_size", "prompt", "max_new_tokens", "top_k", "top_p", "stop", "unknown")
 
 
 def add_arguments(parser):
@@ -43,6 +43,7 @@ def add_arguments(parser):
         "--batch-size", metavar="N", type=int,
         help="draw this many samples at a time, each from a random stream of its own (default: one by one)",
     )  # fmt: skip
+    add_unknown(parser)
     add_raw(parser)
     add_constants(parser, ("num_samples", "temperature", "seed"), "as in the model's training")
 

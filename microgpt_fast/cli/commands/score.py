@@ -5,8 +5,8 @@ from math import isinf
 from pathlib import Path
 
 from ...config import UsageError
-from ...messages import PROGRAM
-from .common import add_raw, users_file
+from ...messages import PROGRAM, tell
+from .common import add_raw, add_unknown, users_file
 from .sample import model_file
 
 
@@ -26,6 +26,7 @@ def add_arguments(parser):
         "--per-document", action="store_true", help="also print the surprise at each document"
     )
     parser.add_argument("--per-token", action="store_true", help="also print the surprise at each token")
+    add_unknown(parser)
     add_raw(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -43,7 +44,9 @@ def run(options, stdout):
     with users_file("read", options.model):
         model = load(model_file(options.model))
     with users_file("read", " ".join(files)):
-        result = score(model, [Path(part) for part in files], options.data_mode)
+        result = score(model, [Path(part) for part in files], options.data_mode, options.unknown or "error")
+    if result.corpus.note:
+        tell(result.corpus.note)
     summary = result.summary()
     documents = [*_documents(model.tokenizer, result)] if options.per_document or options.per_token else []
     if options.json:

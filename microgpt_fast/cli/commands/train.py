@@ -1,19 +1,15 @@
 """`microgpt-fast train`: prints what the original prints; keeps the model in a file, or the run in a folder."""
 
-import os
 from contextlib import contextmanager
 from time import perf_counter
 
 from ...config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError
-from ...messages import PROGRAM, machines_file, tell
+from ...messages import machines_file, tell
 from ..keeping import Keeping, name_of, resume_command, sample_command
+from ..settings import data_of, gathered, paths_of
 from ..signals import stop_on_signals
 from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
-HELD_OUT = 0.1  # of the data, as nanoGPT's data sets do
-DATASETS = ("shakespeare", "shakespeare_char", "openwebtext")  # nanoGPT's
-CONFIGS = (".toml", ".py")
-LENGTH = ("num_steps", "time_budget", "plan")  # options that say how long a training is
 MANY_STEPS = 20_000  # lines, which are more than anybody reads
 SAVING_SECONDS = 0.1
 SAMPLING = 0.15  # of a time budget, the most that is kept for samples
@@ -27,6 +23,14 @@ def add_arguments(parser):
         "--data", "--dataset", metavar="FILE", nargs="+",
         help="UTF-8 text: files, folders, or - for stdin (default: built-in names)",
     )  # fmt: skip
+    for name, what in (("--include", "read these alone"), ("--exclude", "leave these out")):
+        parser.add_argument(
+            name,
+            metavar="PATTERN",
+            nargs="+",
+            action="extend",
+            help=f"of the files in folders, {what}: '*.md'",
+        )
     parser.add_argument("settings", metavar="CONFIG", nargs="?", help="the same as --config, as for nanoGPT")
     parser.add_argument(
         "--config",
@@ -55,18 +59,7 @@ def add_arguments(parser):
 def run(options, stdout):
     """Train, print what the original prints, save."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    theirs = given.pop("nanogpt", {})
-    if path := config_file(options):
-        from ...training.settings import read_options
-
-        with users_file("read", path):
-            stored, more = read_options(path)
-        theirs = {**more, **theirs}
-        if given.keys() & {"num_steps", "time_budget"}:  # instead of those of the file
-            stored = {name: value for name, value in stored.items() if name not in LENGTH}
-        given = {**stored, **given}
-    if theirs:
-        given = from_nanogpt(theirs, given)
+    given = gathered(options, given)
     constants = {name: given[name] for name in given if name in MODEL_OPTIONS + TRAIN_OPTIONS}
     save_to, quiet = given.get("save"), given.get("quiet", False)
     if save_to is not None:
@@ -80,45 +73,6 @@ def run(options, stdout):
     is_kept_anyway = not (save_to or given.get("no_out") or kept or (preset == "microgpt" and not constants))
     with Keeping(kept, name_of(data, preset) if is_kept_anyway else None, data) as keeping:
         return carry_out(trainer, keeping, save_to, quiet, stdout)
-
-
-def config_file(options):
-    """The file of options, or None."""
-    word = options.settings
-    if word is None:
-        return options.config
-    if word.endswith(CONFIGS) and options.config is None:
-        return word
-    near = f"; did you mean --data {word}?" if os.path.exists(word) else ""
-    raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} train --help)")
-
-
-def from_nanogpt(theirs, given):
-    """The options with what nanoGPT's own become; one line tells which change nothing."""
-    from ...config import resolve
-    from ...training.nanogpt import translate
-
-    names = ("batch_size", "block_size")
-    make_model_config, config = resolve(
-        given.get("preset", "microgpt"), **{name: given[name] for name in names if name in given}
-    )
-    ours, ignored = translate(theirs, config.batch_size * make_model_config(1).block_size)
-    is_new = not ours.get("resume") and "preset" not in given
-    implied = {"val_fraction": HELD_OUT} if "eval_tokens" in ours and not config.val_fraction else {}
-    if is_new and "data" in given:
-        implied["data_mode"] = "stream"
-    implied = {name: value for name, value in implied.items() if name not in given}
-    notes = [f"ignored, as it changes nothing here: {', '.join(ignored)}"] if ignored else []
-    if implied:
-        notes.append(f"as in nanoGPT: {', '.join(f'{name}={value}' for name, value in implied.items())}")
-    if notes and not given.get("quiet"):
-        tell("; ".join(notes))
-    ours |= implied
-    if ours.pop("resume", False):
-        if "out" not in given:
-            raise UsageError("init_from=resume needs out_dir: the folder of the run to continue")
-        ours["resume"] = given.pop("out")
-    return {**ours, **given}
 
 
 def carry_out(trainer, keeping, save_to, quiet, stdout):
@@ -170,23 +124,11 @@ def carry_out(trainer, keeping, save_to, quiet, stdout):
     return 0
 
 
-def data_of(given):
-    """The names of the data, a list, or None."""
-    data = given.get("data")
-    return [data] if isinstance(data, str) else data
-
-
 def make_trainer(given, constants):
     """The Trainer that was asked for, and the Run that keeps it or None."""
     from ...training.trainer import Trainer
 
     data = data_of(given)
-    for name in data or ():
-        if name in DATASETS and not os.path.exists(name):
-            raise UsageError(
-                f"{name} is a data set that nanoGPT prepares: here the data are the text itself, such as that of "
-                f"'{PROGRAM} data tinyshakespeare --out shakespeare.txt'"
-            )
     named = " ".join(data) if data else given.get("resume")
     if given.get("resume") is not None:
         from ...training.runs import Run
@@ -208,7 +150,7 @@ def make_trainer(given, constants):
 
         check_free(out)
     with users_file("read", named):
-        trainer = Trainer(_paths(data), preset=given.get("preset", "microgpt"), **constants)
+        trainer = Trainer(paths_of(data), preset=given.get("preset", "microgpt"), **constants)
     keep_time(trainer)
     if out is None:
         return trainer, None
@@ -248,14 +190,6 @@ def _sampling_seconds(trainer):
     generate(model, 1, seed=1, max_new_tokens=length)
     a_sample = (perf_counter() - start) * (STREAM_TOKENS / length if is_stream else 1)
     return config.num_samples * a_sample
-
-
-def _paths(data):
-    if data is None or len(data) == 1:
-        return data and data[0]
-    from pathlib import Path
-
-    return [Path(part) for part in data]
 
 
 def write_head(trainer, stdout):
