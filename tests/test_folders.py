@@ -47,10 +47,8 @@ def model():
 def test_what_is_no_text_is_left_out_and_counted(folder):
     corpus = load_corpus(folder)
     assert len(corpus) == 4
-    assert (
-        corpus.note
-        == f"left out of the data: {folder / 'old.txt'} and 2 other files, which are not UTF-8 text"
-    )
+    said = f"left out of the data: {folder / 'old.txt'} and 2 other files, which are not UTF-8 text"
+    assert corpus.note.startswith(said)
     assert len(load_corpus(folder, mode="stream", tokenizer="byte")) == 7
     with pytest.raises(UsageError, match="not UTF-8 text"):  # named, it is refused
         load_corpus(folder / "picture.png")

@@ -19,7 +19,6 @@ from .commands import COMMANDS
 from .commands.common import fail
 from .output import Stdout
 
-BEGAN = perf_counter()  # when the program was started, within milliseconds
 HELP_WIDTH = 100
 TEXT_OPTIONS = ("--prompt", "--start", "--stop")
 
@@ -48,10 +47,13 @@ def main(arguments=None):
     -------
     exit_code : int
     """
+    began = perf_counter()
     stdout = Stdout()
     try:
         try:
-            code = run(parse(arguments), stdout)
+            options = parse(arguments)
+            options.began = began  # a time budget counts from here on
+            code = run(options, stdout)
         except SystemExit as end:  # after --help and --version
             code = end.code
         stdout.flush()

@@ -43,6 +43,10 @@ class Corpus:
         self.tokens, self.offsets, self.tokenizer, self.mode = tokens, offsets, tokenizer, mode
         self.note, self.tokenising = note, 0.0
 
+    def __repr__(self) -> str:
+        size = f"{len(self.tokens):,} tokens, vocabulary of {self.tokenizer.vocab_size}"
+        return f"Corpus({len(self):,} documents, {size}, mode {self.mode})"
+
     def __len__(self) -> int:
         """Number of documents."""
         return len(self.offsets) - 1

@@ -1,5 +1,6 @@
 """How well a model predicts a text, token by token."""
 
+import os
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import UsageError
+from ..config import UsageError, shown
 from ..data import unknown as unknown_characters
 from ..data.corpus import Corpus, given, pack, segments
-from ..data.files import find_files
+from ..data.files import STDIN, find_files
 from ..data.load import Source, parts_of
 from ..data.text import DataError
 from ..model import GPT
@@ -76,8 +77,8 @@ def score(
     ----------
     model : GPT
         With a tokenizer.
-    source : path, list of pathlib.Path, or iterable of str
-        As for `load_corpus`.
+    source : str, path, list of pathlib.Path, or iterable of str
+        As for `load_corpus`; and a string of several words that names no file is a text.
     mode : {"lines", "stream"}, optional
         Whether each line is a document, or each file; None means as in the model's training.
     unknown : {"error", "skip", "replace"}
@@ -131,10 +132,25 @@ def score(
     return Score(corpus, surprises, documents, characters)
 
 
+def is_text(source):
+    """Whether a string is a text rather than the name of a file.
+
+    Raises
+    ------
+    UsageError
+        if it is no file, and might be meant as one.
+    """
+    if not isinstance(source, str) or source == STDIN or ("\0" not in source and os.path.exists(source)):
+        return False
+    if len(source.split()) > 1 or "\n" in source:
+        return True
+    raise UsageError(f"{shown(source)} is no file; to score it as a text, give a list: [{shown(source)}]")
+
+
 def _corpus(source, tokenizer, mode, choice):
     """The text in the model's tokens."""
     unknown_characters.check(choice)
-    parts, name = parts_of(source)
+    parts, name = parts_of([source] if is_text(source) else source)
     if name is None:
         pieces = given(parts, tokenizer.kind)
     else:

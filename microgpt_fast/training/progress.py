@@ -94,7 +94,8 @@ class Progress:
             last = trainer.evaluations[-1]
             at = "" if last.step == trainer.step else f" at {last.step}"
             figures["val"] = f"val {last.loss:.4f}{at}"
-        rate = trainer.tokens / max(trainer.seconds, SHORTEST)
+        _, tokens, seconds = trainer.since
+        rate = (trainer.tokens - tokens) / max(trainer.seconds - seconds, SHORTEST)
         figures["speed"] = f"{rate:,.0f} tokens/s"
         if self._peak is None:
             self._peak = _peak_of(trainer.model)

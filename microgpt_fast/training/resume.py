@@ -48,7 +48,6 @@ def _save(trainer, path):
     state = {
         "step": trainer.step,
         "tokens": trainer.tokens,
-        "seconds": trainer.seconds,
         "evaluations": [[event.step, event.loss, event.is_best] for event in trainer.evaluations],
         "random": trainer.random.getstate(),
         "data": fingerprint(trainer.corpus),

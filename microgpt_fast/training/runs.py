@@ -125,6 +125,8 @@ class Run:
             data = data or stored.get("data")
             data = [data] if isinstance(data, str) else data
             trainer = resume_training(last, data and [Path(part) for part in data], **options)
+            trainer.seconds = trainer.since[2] or _seconds_of(folder, trainer.step)
+            trainer.since = (*trainer.since[:2], trainer.seconds)
             run = cls(folder, trainer, writer)
             run._options = _options_of(trainer, data)
             run._logged = trainer.step // run._interval() * run._interval()
@@ -278,6 +280,15 @@ def check_free(folder, writer=None):
         raise UsageError(
             f"{folder}: there is a run already: continue it with --resume, or choose another folder"
         )
+
+
+def _seconds_of(folder, step):
+    """The seconds that a run had taken up to a step; they are kept with the metrics, which no two runs share."""
+    try:
+        lines = read_metrics(folder)
+    except (OSError, UsageError):  # what is left of them is read again when the training goes on
+        return 0.0
+    return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
 
 
 def read_metrics(folder):

@@ -53,6 +53,8 @@ class Trainer:
         Adam's moments m and v.
     step, tokens, seconds : int, int, float
         Steps taken, tokens predicted in them, and the time that they and the validations took.
+    since : (int, int, float)
+        Step, tokens and seconds at the beginning, or when the training was resumed.
     evaluations : list of Evaluation
     whole_loss : float or None
         In the end, the validation loss over everything that is held out, where validations read a sample of it.
@@ -119,6 +121,7 @@ class Trainer:
 
         self.step = self.tokens = 0
         self.seconds = 0.0
+        self.since = 0, 0, 0.0
         self.evaluations: list[Evaluation] = []
         self.whole_loss: float | None = None
         self._budget: Budget | None = None
@@ -130,6 +133,9 @@ class Trainer:
         self.moments = np.zeros((2, model_config.num_params), config.dtype)
         self._losses: list[NDArray[np.float64]] = []
         self.gradient: NDArray[Any] | None = None  # the sum of a step's batches, where these are several
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.model!r}, step {self.step} of {self.config.num_steps}, {self.corpus!r})"
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -181,20 +187,20 @@ class Trainer:
     ) -> None:
         """Move to a later step; the caller sets the parameters, the moments and the random stream."""
         self.step, self.tokens, self.seconds = step, tokens, seconds
+        self.since = step, tokens, seconds
         self._losses, self.evaluations = [losses], evaluations
 
     @contextmanager
     def last_step(self) -> Iterator[None]:
         """In here the model is that of the last step, even if `keep_best` has replaced it."""
-        last, parameters = self._last_parameters, self.model.parameters
-        if last is None:
-            yield
-            return
-        parameters[:] = last
+        parameters = self.model.parameters
+        kept = parameters.copy()
+        if self._last_parameters is not None:
+            parameters[:] = self._last_parameters
         try:
             yield
         finally:
-            parameters[:] = self.best_parameters
+            parameters[:] = kept
 
     @property
     def kept(self) -> Evaluation | None:
@@ -241,10 +247,7 @@ class Trainer:
                 yield event
             config = self.config
             if self.step >= config.num_steps or self.stopping or self.ended:
-                if self.step and not self.is_finite():
-                    self._diverge(
-                        f"the parameters after step {self.step} are not finite or give no finite loss"
-                    )
+                self._check_finite()
                 if not self.stopping:
                     self._finish()
                 return
@@ -280,7 +283,7 @@ class Trainer:
         return not self.diverged and validation.is_finite(self)
 
     def _check_finite(self):
-        if not self.is_finite():
+        if self.step and not self.is_finite():
             self._diverge(f"the parameters after step {self.step} are not finite or give no finite loss")
 
     def _diverge(self, what):

@@ -12,6 +12,7 @@ from .common import CONSTANTS, add_constants, add_raw, fail, users_file
 
 MANY_STEPS = 20_000  # lines, which are more than anybody reads
 SAVING_SECONDS = 0.1
+MUCH = 0.2  # of a time budget, of which it is said that the training does not get it
 SAMPLING = 0.15  # of a time budget, the most that is kept for samples
 PRESET_NAMES = "microgpt (default), first-revision, nanogpt-cpu, laptop-10s, laptop-1min or laptop-10min"
 
@@ -117,7 +118,7 @@ def carry_out(trainer, keeping, save_to, quiet, stdout):
     if trainer.whole_loss is not None:
         tokens = int(trainer.batches.validation[1].sum(dtype="int64"))
         say(f"validation loss {trainer.whole_loss:.4f} over all {tokens:,} tokens that are held out")
-    if trainer.step and trainer.seconds:
+    if trainer.step > trainer.since[0] and trainer.seconds > trainer.since[2]:
         say(speed(trainer))
     if save_to or kept:
         say(f"next: {sample_command(save_to or kept.folder)}")
@@ -151,30 +152,30 @@ def make_trainer(given, constants):
         check_free(out)
     with users_file("read", named):
         trainer = Trainer(paths_of(data), preset=given.get("preset", "microgpt"), **constants)
-    keep_time(trainer)
+    keep_time(trainer, given["began"], given.get("quiet", False))
     if out is None:
         return trainer, None
     with users_file("write", out):
         return trainer, Run.create(out, trainer, data)
 
 
-def keep_time(trainer):
+def keep_time(trainer, began, quiet):
     """Let a time budget count from the program's start, and keep some of it for samples and saving."""
     if trainer.config.time_budget is None:
         return
-    from .. import BEGAN
-
     config = trainer.config
-    trainer.began = BEGAN + trainer.corpus.tokenising
-    if trainer.corpus.tokenising:
+    trainer.began = began + trainer.corpus.tokenising
+    if trainer.corpus.tokenising and not quiet:
         tell(
             f"turned the text into tokens in {trainer.corpus.tokenising:.1f} s, beside the time budget: they are "
             "kept for later runs"
         )
     trainer.reserve = SAVING_SECONDS + min(_sampling_seconds(trainer), SAMPLING * config.time_budget)
     passed = perf_counter() - trainer.began
-    if passed > 0.2 * config.time_budget:
-        tell(f"reading the text took {passed:.1f} s of the time budget of {config.time_budget:g} s")
+    if passed > MUCH * config.time_budget and not quiet:
+        tell(
+            f"of the time budget of {config.time_budget:g} s, {passed:.1f} s are over before the training begins"
+        )
 
 
 def _sampling_seconds(trainer):
@@ -319,10 +320,11 @@ def capped(trainer):
 
 def speed(trainer):
     """One line on how fast a training run was, and on what it ran."""
-    seconds = trainer.seconds
+    step, tokens, seconds = trainer.since
+    steps, tokens, seconds = trainer.step - step, trainer.tokens - tokens, trainer.seconds - seconds
     return (
-        f"{trainer.step} steps in {seconds:.3f} s: {trainer.step / seconds:,.0f} steps/s, "
-        f"{trainer.tokens / seconds:,.0f} tokens/s ({computing(trainer)})"
+        f"{steps} steps in {seconds:.3f} s: {steps / seconds:,.0f} steps/s, "
+        f"{tokens / seconds:,.0f} tokens/s ({computing(trainer)})"
     )
 
 
