@@ -305,7 +305,10 @@ def copies(trainer, texts):
         number = originality.lines_copied(corpus, texts, trainer.model.config.block_size)
         return f"{number} of {count} samples are lines of the data"
     number = originality.pieces_copied(corpus, texts)
-    return f"{number} of {count} samples hold {originality.LONG} characters or more in a row that stand in the data"
+    place = "the data"
+    if len(corpus.tokens) > originality.READ:
+        place = f"the first {originality.READ:,} tokens of the data"
+    return f"{number} of {count} samples hold {originality.LONG} characters or more in a row that stand in {place}"
 
 
 def capped(trainer):
