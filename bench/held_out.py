@@ -18,6 +18,7 @@ from peer import joined, padded
 from torch_peer import token_losses
 
 import microgpt_fast as mg
+from microgpt_fast.training.validation import mean_loss
 from microgpt_fast.training.schedule import learning_rates
 
 CHUNK = 64  # steps whose batches are padded at a time
@@ -32,7 +33,7 @@ def ours(data, options):
     for event in run.events():
         if isinstance(event, mg.Steps):
             seconds = run.seconds
-    return Result(run.evaluations[-1].loss, run.step, seconds)
+    return Result(mean_loss(run, run.batches.validation), run.step, seconds)  # of the model that is kept
 
 
 class TorchTraining:

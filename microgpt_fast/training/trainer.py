@@ -120,8 +120,7 @@ class Trainer:
         self.model.initialise(self.random, config.init_std, config.zero_init)
 
         self.step = self.tokens = 0
-        self.seconds = 0.0
-        self.since = 0, 0, 0.0
+        self.seconds, self.since = 0.0, (0, 0, 0.0)
         self.evaluations: list[Evaluation] = []
         self.whole_loss: float | None = None
         self._budget: Budget | None = None
@@ -293,9 +292,7 @@ class Trainer:
         )
 
     def validate(self) -> float | None:
-        """The loss over what is held out, or a sample of `eval_tokens` of it, in nats per token.
-
-        It is None if `stopping` was set meanwhile.
+        """The loss over what is held out, or over `eval_tokens` of it; None if `stopping` was set meanwhile.
 
         Raises
         ------
