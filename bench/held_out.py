@@ -18,8 +18,8 @@ from peer import joined, padded
 from torch_peer import token_losses
 
 import microgpt_fast as mg
-from microgpt_fast.training.validation import mean_loss
 from microgpt_fast.training.schedule import learning_rates
+from microgpt_fast.training.validation import mean_loss
 
 CHUNK = 64  # steps whose batches are padded at a time
 ROWS = 256  # sequences that a validation looks at in one call
