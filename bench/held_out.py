@@ -19,6 +19,7 @@ from torch_peer import token_losses
 
 import microgpt_fast as mg
 from microgpt_fast.training.schedule import learning_rates
+from microgpt_fast.training.validation import mean_loss
 
 CHUNK = 64  # steps whose batches are padded at a time
 ROWS = 256  # sequences that a validation looks at in one call
@@ -32,7 +33,7 @@ def ours(data, options):
     for event in run.events():
         if isinstance(event, mg.Steps):
             seconds = run.seconds
-    return Result(run.evaluations[-1].loss, run.step, seconds)
+    return Result(mean_loss(run, run.batches.validation), run.step, seconds)  # of the model that is kept
 
 
 class TorchTraining:

@@ -3,6 +3,8 @@
 import math
 import operator
 
+from .aliases import MEANT
+
 SHOWN = 100  # characters of a wrong value that a message shows
 
 
@@ -23,7 +25,11 @@ def closest(word, allowed):
     """'; did you mean ...?' if the word is a text that resembles an allowed one, else ''."""
     from difflib import get_close_matches
 
-    match = get_close_matches(word[:SHOWN], allowed, n=1) if isinstance(word, str) else []
+    if not isinstance(word, str):
+        return ""
+    meant = MEANT.get(word.lstrip("-").replace("-", "_"))
+    match = [name for name in allowed if name.lstrip("-").replace("-", "_") == meant]
+    match = match or get_close_matches(word[:SHOWN], allowed, n=1)
     return f"; did you mean {match[0]}?" if match else ""
 
 

@@ -1,10 +1,12 @@
 """All constants of training, here also those of models from model_config.py: the place where they are checked."""
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .aliases import ALIASES
 from .checks import (  # noqa: F401  (some for those who look for them here)
     UsageError,
     check_choice,
@@ -36,6 +38,7 @@ TOKENIZERS = ("char", "byte")
 MAX_STEPS = 2**53  # step / num_steps is computed in float64
 MAX_THREADS = 1024
 MAX_SEED = 10**1000  # far from the 4300 digits up to which Python writes numbers
+VALIDATIONS = 10  # during a training, where a number of steps replaces a preset's time budget
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class TrainConfig:
         Largest norm of the whole gradient, which is scaled down to it; 0 for no limit.
     data_mode, tokenizer : {"lines", "stream", "auto"}, {"char", "byte"}
         See `load_corpus`.
+    include, exclude : sequence of str
+        Patterns such as "*.md": which files of folders are data.
     val_fraction : float
         Fraction of the data to hold out: of the different documents, or of the text, at its end.
     eval_interval : int
@@ -70,9 +75,18 @@ class TrainConfig:
         Training ends at the first validation loss that is at most this.
     patience : int
         Training ends after this many validations in a row without a better loss; 0 for never.
+    keep_best : bool
+        Whether the model is in the end that of the best validation, rather than that of the last step.
+    eval_tokens : int, optional
+        Validations read a fixed sample of about this many of the tokens held out, drawn by `seed`. None means all of
+        them; with a time budget, as many as take a small part of it.
     time_budget : float or str, optional
-        How long the training should take, in seconds or as "60s", "10m", "1h". The speed is measured first, then
-        `num_steps` is set to what fits, and `warmup_steps` to at most a tenth of it.
+        How long the whole should take, in seconds or as "60s", "10m", "1h", reading and validating included. The
+        speed is measured first, then `num_steps` is set to what fits, and `warmup_steps` to at most a tenth of it;
+        `plan` keeps how `num_steps` was corrected during the training.
+    plan : tuple of (int, int)
+        What a time budget became: pairs (step, the number of steps planned from there on), the last of them
+        with `num_steps`. At each of these steps there is a validation.
     init_std : float
         Standard deviation of the initial parameters.
     zero_init : bool
@@ -113,11 +127,16 @@ class TrainConfig:
     grad_clip: float = 0.0
     data_mode: str = "lines"
     tokenizer: str = "char"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     val_fraction: float = 0.0
     eval_interval: int = 0
     target_loss: float | None = None
     patience: int = 0
+    keep_best: bool = False
+    eval_tokens: int | None = None
     time_budget: float | str | None = None
+    plan: tuple[tuple[int, int], ...] = ()
     init_std: float = 0.08
     zero_init: bool = False
     temperature: float = 0.5
@@ -150,7 +169,8 @@ class TrainConfig:
             )
         set_field(self, "eps_adam", check_number("eps_adam", self.eps_adam, "above 0", lambda x: x > 0))
         set_field(self, "temperature", _temperature(self.temperature))
-        check_flag("zero_init", self.zero_init)
+        for name in ("zero_init", "keep_best"):
+            check_flag(name, getattr(self, name))
         check_choice("bos", self.bos, BOS_PLACES)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("data_mode", self.data_mode, DATA_MODES)
@@ -164,7 +184,14 @@ class TrainConfig:
         if self.time_budget is not None:
             seconds = check_number("time_budget", _seconds(self.time_budget), "above 0", lambda x: x > 0)
             set_field(self, "time_budget", seconds)
-        for name in ("eval_interval", "target_loss", "patience"):
+        for name in ("include", "exclude"):
+            set_field(self, name, _patterns(name, getattr(self, name)))
+        if self.eval_tokens is not None:
+            set_field(
+                self, "eval_tokens", check_integer("eval_tokens", self.eval_tokens, low=1, high=MAX_STEPS)
+            )
+        set_field(self, "plan", _plan(self.plan, self.num_steps))
+        for name in ("eval_interval", "target_loss", "patience", "eval_tokens"):
             if getattr(self, name) and not self.val_fraction:
                 raise UsageError(f"{name} needs data to validate with: give a val_fraction above 0")
         set_field(
@@ -192,7 +219,8 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     preset : str
         A key of `presets.PRESETS`.
     **options
-        Fields of `TrainConfig`, and of `GPTConfig` except `vocab_size`, which follows from the data.
+        Fields of `TrainConfig`, and of `GPTConfig` except `vocab_size`, which follows from the data; nanoGPT's names
+        of them (`aliases.ALIASES`) too.
 
     Returns
     -------
@@ -208,6 +236,10 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
     from .presets import PRESETS
 
     check_choice("preset", preset, PRESETS)
+    for name in [name for name in options if name in ALIASES]:
+        if ALIASES[name] in options:
+            raise UsageError(f"{ALIASES[name]} is given twice, also as {name}")
+        options[ALIASES[name]] = options.pop(name)
     for name in options:
         check_choice("option", name, MODEL_OPTIONS + TRAIN_OPTIONS)
     model_fields, train_fields = (dict(preset_fields) for preset_fields in PRESETS[preset])
@@ -216,9 +248,11 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
             raise UsageError(
                 "give num_steps or time_budget, not both: the time budget sets the number of steps"
             )
-        train_fields.pop("time_budget", None)
+        if train_fields.pop("time_budget", None) is not None and isinstance(options["num_steps"], int):
+            train_fields["eval_interval"] = max(1, options["num_steps"] // VALIDATIONS)
     if options.get("val_fraction") == 0:
-        train_fields.pop("eval_interval", None)
+        for name in ("eval_interval", "patience"):
+            train_fields.pop(name, None)
     for name, value in options.items():
         (model_fields if name in MODEL_OPTIONS else train_fields)[name] = value
 
@@ -232,6 +266,32 @@ def resolve(preset: str = "microgpt", **options: Any) -> tuple[Callable[[int], G
 def stored_dtype(dtype: str) -> str:
     """The dtype of a model's parameters and moments: with bfloat16 operands they are float32."""
     return "float32" if dtype == "bfloat16" else dtype
+
+
+def _patterns(name, value):
+    if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+        raise UsageError(f"{name} must be a list of patterns, such as ['*.md'], not {shown(value)}")
+    return tuple(value)
+
+
+def _plan(value, num_steps):
+    """A plan as tuples, its steps in order and its end `num_steps`."""
+    try:
+        plan = tuple((operator.index(step), operator.index(total)) for step, total in value)
+    except (TypeError, ValueError):
+        raise UsageError(f"plan must be pairs of step and num_steps, not {shown(value)}") from None
+    steps = [step for step, _ in plan]
+    if plan and (
+        steps[0] != 0
+        or any(after <= before for before, after in zip(steps, steps[1:]))
+        or any(not step <= total <= MAX_STEPS for step, total in plan)
+        or plan[-1][1] != num_steps
+    ):
+        raise UsageError(
+            f"plan must begin at step 0, go up, and end with num_steps {num_steps}: leave it out for another "
+            f"number of steps, not {shown(value)}"
+        )
+    return plan
 
 
 def _seconds(value):

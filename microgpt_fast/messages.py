@@ -44,9 +44,20 @@ def tell(message):
     """Write one line to stderr, if there is one."""
     try:
         if sys.stderr is not None:
-            print(f"{PROGRAM}: {printable(message)}", file=sys.stderr, flush=True)
+            print(_wrapped(f"{PROGRAM}: {printable(message)}"), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # it cannot be written to, or is closed
         pass
+
+
+def _wrapped(line):
+    """A line as a terminal shows it, broken between words."""
+    if not sys.stderr.isatty():
+        return line
+    from shutil import get_terminal_size
+    from textwrap import fill
+
+    width = get_terminal_size().columns
+    return fill(line, width - 1, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

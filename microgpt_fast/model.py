@@ -86,6 +86,12 @@ class GPT:
         }
         return _rebuilt, (self.config, self.tokenizer, options, self.parameters, self.train_config)
 
+    def __repr__(self) -> str:
+        config = self.config
+        sizes = f"n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}"
+        shape = f"{sizes}, block_size {config.block_size}, vocabulary of {config.vocab_size}"
+        return f"GPT({shape}, {config.num_params:,} parameters, {self.parameters.dtype}, {self.numerics})"
+
     @property
     def parameters(self) -> NDArray[Any]:
         return self._parameters

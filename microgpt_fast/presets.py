@@ -18,6 +18,9 @@ _NANOGPT_TRAINING = {
     "num_samples": 3,
 }
 
+# what a time budget allows, but no longer than is good for the text; the best model is kept
+_LAPTOP = {**_NANOGPT_TRAINING, "keep_best": True, "patience": 6}
+
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "microgpt": ({}, {}),
     "first-revision": (
@@ -60,7 +63,7 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "laptop-10s": (
         {"n_layer": 4, "n_embd": 32},
         {
-            **_NANOGPT_TRAINING,
+            **_LAPTOP,
             "time_budget": 10,
             "batch_size": 4,
             "learning_rate": 1.5e-3,
@@ -73,23 +76,21 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "laptop-1min": (
         _NANOGPT_MODEL,
         {
-            **_NANOGPT_TRAINING,
+            **_LAPTOP,
             "time_budget": 60,
             "batch_size": 12,
             "learning_rate": 4e-3,
             "min_learning_rate": 1e-4,
-            "eval_interval": 1000,
         },
     ),
     "laptop-10min": (
         {**_NANOGPT_MODEL, "n_embd": 192, "n_head": 6, "block_size": 128},
         {
-            **_NANOGPT_TRAINING,
+            **_LAPTOP,
             "time_budget": 600,
             "batch_size": 16,
             "learning_rate": 3e-3,
             "min_learning_rate": 1e-4,
-            "eval_interval": 1000,
         },
     ),
 }

@@ -20,7 +20,9 @@ def check_memory(model_config, train_config, longest):
     """
     rows = train_config.batch_size * longest
     per_layer = 14 * model_config.n_embd
-    if model_config.residual == "hyper":  # streams before and after each sublayer, and every matrix of sinkhorn
+    if (
+        model_config.residual == "hyper"
+    ):  # streams before and after each sublayer, and every matrix of sinkhorn
         per_layer += 8 * model_config.n_streams * model_config.n_embd + 80 * model_config.n_streams**2
     elif model_config.residual != "plain":  # values, weights and gradients of each sublayer
         per_layer += 4 * model_config.n_embd + 4 * model_config.n_layer

@@ -20,6 +20,7 @@ FLOORS = (
     (
         "native",
         "config",
+        "aliases",
         "model_config",
         "checks",
         "locks",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from microgpt_fast import backends, cli
-from microgpt_fast.benchmark import jobs, programs, report, runs, timing
+from microgpt_fast.benchmark import jobs, programs, report, runs, table, timing
 from microgpt_fast.checking.cases import CASES
 from microgpt_fast.config import UsageError
 from microgpt_fast.data.load import BUILTIN
@@ -228,6 +228,8 @@ def test_a_program_is_timed_by_the_difference_of_two_lengths(tmp_path, monkeypat
 
 def test_a_program_without_declared_work_gets_no_ratio(bench, monkeypatch):
     monkeypatch.setattr(programs, "time_by_length", lambda name, command: np.array([2e-3]))
+    monkeypatch.setattr(runs, "unequal_losses", lambda ours, theirs: "")
+    monkeypatch.setattr(programs, "first_losses", lambda name, command: [])
     commands = [("same", "float64", 1, ""), ("other", "float32", 1, ""), ("batch", "float64", 2, "")]
     result = bench.training(jobs.JOBS["b"], commands=[*commands, ("unknown", None, None, "")])
     ratios = [peer["ratio"] for peer in result["peers"]]
@@ -301,8 +303,39 @@ def test_a_framework_that_is_not_installed_is_left_out(bench, tmp_path):
     result = bench.training(jobs.JOBS["b"], [program])
     assert result["peers"] == [] and result["notes"] == ["a_module_that_is_absent is not installed"]
     program.write_text("raise SystemExit(3)")
-    with pytest.raises(UsageError, match="absent_peer.py ended with exit code 3"):
-        bench.training(jobs.JOBS["b"], [program])
+    [failed] = bench.training(jobs.JOBS["b"], [program])["peers"]
+    assert failed["ratio"] is None and "absent_peer.py ended with exit code 3" in failed["note"]
+
+
+def test_a_program_that_fails_is_a_row_with_its_reason(bench, monkeypatch):
+    monkeypatch.setattr(programs, "LONG_SECONDS", 0.001)
+    code = "print('step 1 / 3 | loss 2.0000\\nstep 2 / 3 | loss 2.0000\\nstep 3 / 3 | loss 2.0000')"
+    command = f'{sys.executable} -c "{code}; sum(range({{steps}} * 100000))"'
+    silent = f'{sys.executable} -c "sum(range({{steps}} * 100000))"'
+    commands = [
+        ("broken", "float64", 1, f'{sys.executable} -c "1 / 0" {{steps}}'),
+        ("toy", "float64", 1, command),
+        ("silent", "float64", 1, silent),
+    ]
+    result = bench.training(jobs.JOBS["b"], commands=commands)
+    assert [peer["ratio"] for peer in result["peers"]] == [None] * 3
+    notes = [peer["note"] for peer in result["peers"]]
+    assert "ended with exit code 1: ZeroDivisionError" in notes[0] and notes[1] == "its losses differ"
+    assert "prints no losses to compare" in notes[2]
+    lines = [*table.lines_of(result)]
+    assert any("broken" in line and "not compared: broken ended" in line for line in lines)
+
+
+def test_losses_of_the_same_work_are_compared():
+    ours = np.array([3.2189, 3.1, 3.0])
+    assert runs.unequal_losses(ours, [3.2189, 3.1004, 2.9996]) == ""
+    assert runs.unequal_losses(ours, [3.2189, 3.2, 3.0]) == "its losses differ"
+
+
+def test_long_times_are_milliseconds():
+    row = {"us_per_step": 16_700.0, "us_p20": 16_000.0, "us_p80": 17_100.0}
+    assert table.time_text(row, "us_per_step").split() == ["16.70", "ms", "(16.00", "to", "17.10)"]
+    assert " us (" in table.time_text(dict.fromkeys(row, 9.0), "us_per_step")
 
 
 def test_a_peer_with_other_losses_gets_no_ratio(bench, tmp_path):

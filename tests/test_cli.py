@@ -197,7 +197,9 @@ def test_version_and_help(run):
         ("train --save folder", "cannot write folder: Is a directory"),
         ("train --save missing/model", "cannot write missing/model: No such file"),
         ("train --save /dev/null", "cannot write /dev/null: Not a regular file"),
-        ("sample", "--model"),
+        ("sample", "name one model"),
+        ("sample one --model two", "name one model"),
+        ("score model", "name a text"),
         ("sample --model missing", "cannot read missing: No such file"),
         ("sample --model folder", "folder: a folder without a model"),
         ("sample --model binary", "binary: not a model file"),
@@ -269,7 +271,10 @@ def test_a_reader_that_goes_away_ends_the_output_quietly(save, names, tmp_path):
     assert process.wait() == 0
     if save:  # the model is what was asked for
         assert microgpt_fast.load(model).train_config.num_steps == 3000
-        assert re.fullmatch(f"{FIRST_LINE}microgpt-fast: 3000 steps .*\n", err)
+        copies = r"microgpt-fast: \d+ of 20 samples are lines of the data\n"
+        assert re.fullmatch(
+            f"{FIRST_LINE}{copies}microgpt-fast: 3000 steps .*\nmicrogpt-fast: next: .*\n", err
+        )
     else:
         assert re.fullmatch(FIRST_LINE, err)
 
@@ -285,7 +290,8 @@ def test_ctrl_c_stops_and_saves(save, names, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130 and out.endswith(b"\n")
-    expected = FIRST_LINE + r"microgpt-fast: interrupted after step \d+ of 1000000000"
+    many = "microgpt-fast: a line is written for every step.*\n"
+    expected = FIRST_LINE + many + r"microgpt-fast: interrupted after step \d+ of 1000000000"
     assert re.fullmatch(
         f"{expected}; saved {re.escape(str(model))}\n" if save else f"{expected}\n", err.decode()
     )

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 import microgpt_fast as mg
-from microgpt_fast import backends, workload
+from microgpt_fast import backends
 from microgpt_fast.config import TrainConfig, UsageError, resolve
 from microgpt_fast.data.batches import Blocks, Lines, fingerprints
 from microgpt_fast.data.load import load_corpus
 from microgpt_fast.presets import PRESETS
 from microgpt_fast.training import pace
-from microgpt_fast.training import trainer as training
 from microgpt_fast.training.resume import resume_training, save_training
 from microgpt_fast.training.trainer import Evaluation, Steps, Trainer, train
 
@@ -172,63 +171,6 @@ def test_training_ends_at_the_target_or_when_patience_does():
     assert run.step == 6 and "2 validations" in run.ended and run.best.step == 2
 
 
-def test_a_time_budget_becomes_a_number_of_steps_that_replays(monkeypatch):
-    clock, take_steps = [0.0], training.Trainer.take_steps
-
-    def slowed(self, count):
-        clock[0] += 0.01 * count
-        return take_steps(self, count)
-
-    monkeypatch.setattr(training.Trainer, "take_steps", slowed)
-    for module in (training, pace):
-        monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
-    run = stream(time_budget=3, warmup_steps=100)
-    [*run.events()]
-    config = run.config
-    assert config.time_budget is None and 250 < config.num_steps == run.step < 300
-    assert 2.85 < run.seconds < 3
-    assert config.warmup_steps == config.num_steps // 10
-    again = stream(num_steps=config.num_steps, warmup_steps=config.warmup_steps)
-    assert np.array_equal([*again.events()][-1].losses[-1:], run.losses[-1:])
-    assert np.array_equal(again.model.parameters, run.model.parameters)
-
-
-@pytest.mark.parametrize("seconds_a_step", [1e-6, 1e-12, 0.0])
-@pytest.mark.parametrize("cores", [1, 2])
-def test_a_time_budget_is_fixed_on_any_speed(monkeypatch, seconds_a_step, cores):
-    """Where all steps of the preset take less time than a trial of threads counts, or than the clock can tell."""
-    monkeypatch.setattr(workload, "cores", lambda: cores)
-    clock, chunks = [0.0], [0]
-
-    def measured(self, count):
-        chunks[0] += 1
-        assert chunks[0] < 5000, "measuring does not end"
-        clock[0] += max(seconds_a_step * count, 1e-3 * (chunks[0] > 100))  # in the end, time passes
-        return np.zeros(count), 100 * count
-
-    monkeypatch.setattr(training.Trainer, "take_steps", measured)
-    monkeypatch.setattr(pace, "perf_counter", lambda: clock[0])
-    run = Trainer(["anna", "bob"] * 50, time_budget=2, batch_size=64, n_embd=64, dtype="float32")
-    assert (run.trial is not None) == (cores == 2)
-    pace.fix_num_steps(run)
-    assert run.config.time_budget is None and run.config.num_steps >= 1
-
-
-def test_a_stop_while_the_speed_is_measured_keeps_the_budget(tmp_path):
-    run = stream(time_budget=1000)
-    take_steps, begun = run.take_steps, run.model.parameters.copy()
-
-    def stopping(count):
-        run.stopping = True
-        return take_steps(count)
-
-    run.take_steps = stopping
-    assert [*run.events()] == [] and run.step == 0
-    assert np.array_equal(run.model.parameters, begun) and not run.moments.any()
-    save_training(run, tmp_path / "model")
-    assert resume_training(tmp_path / "model", run.corpus).config.time_budget == 1000
-
-
 def test_a_number_of_steps_replaces_a_presets_time_budget():
     _, config = resolve("laptop-1min", num_steps=7)
     assert config.time_budget is None and resolve("laptop-1min")[1].time_budget == 60
@@ -282,17 +224,6 @@ def test_a_resumed_training_is_the_uninterrupted_one(options, mode, backend, tmp
     assert np.array_equal(resumed.moments, whole.moments) and resumed.tokens == whole.tokens
     assert mg.generate(resumed.model, random=resumed.random) == mg.generate(whole.model, random=whole.random)
     assert mg.load(tmp_path / "state", backend="numpy").config == whole.model.config
-
-
-def test_a_time_budget_is_resumed_only_before_the_first_step(tmp_path):
-    run = stream(time_budget=0.1)
-    save_training(run, tmp_path / "state")
-    resumed = resume_training(tmp_path / "state", run.corpus)
-    [*resumed.events()]
-    assert resumed.step == resumed.config.num_steps
-    save_training(resumed, tmp_path / "state")
-    with pytest.raises(UsageError, match="give num_steps"):
-        resume_training(tmp_path / "state", run.corpus, time_budget=5)
 
 
 def test_other_data_and_plain_models_are_not_resumed(tmp_path):

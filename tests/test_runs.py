@@ -172,7 +172,7 @@ def test_nanogpts_names_are_understood(run):
     "content, message",
     [
         ("num_stepz = 3", "unknown option 'num_stepz'; did you mean num_steps?"),
-        ("dropout = 0.1", "there is no dropout"),
+        ("dropout = 0.1", "dropout=0.1 (there is no dropout)"),
         ("num_steps = 'x'", "num_steps must be a whole number"),
         ("num_steps = 3\nmax_iters = 3", "given twice"),
         ("num_steps = ", "not TOML"),

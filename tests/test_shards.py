@@ -103,7 +103,7 @@ def test_moments_of_one_process_continue_in_many():
 
 def test_a_process_holds_its_own_moments_alone():
     sizes = together(
-        4, lambda team: Trainer(WORDS, **WIDE, communicator=team, dtype="float32")._sharded._m.nbytes
+        4, lambda team: Trainer(WORDS, **WIDE, communicator=team, dtype="float32").sharded._m.nbytes
     )
     trainer = Trainer(WORDS, **WIDE, dtype="float32")
     assert sum(sizes) == trainer.model.parameters.nbytes and max(sizes) < sum(sizes) / 3

@@ -60,6 +60,12 @@ def time_by_length(name, command, rounds=5):
     return np.array([(run(long) - run(short)) / (long - short) for _ in range(rounds)])
 
 
+def first_losses(name, command, steps=3):
+    """The losses of the first steps that a program prints, as microgpt.py prints them."""
+    words = [word.replace("{steps}", str(steps)) for word in shlex.split(command)]
+    return [float(loss) for loss in STEP_LINE.findall(run_program(name, words, captures=True))]
+
+
 def parse_peer(text):
     """NAME=COMMAND or NAME:DTYPE:BATCH=COMMAND as (name, dtype or None, batch size or None, command)."""
     label, equals, command = text.partition("=")
@@ -153,12 +159,18 @@ def processor_time_of_children():
     return used.ru_utime + used.ru_stime
 
 
-def run_program(name, words, environment=None):
-    """Run to the end, by default with this package to import; a UsageError if that fails."""
+def run_program(name, words, environment=None, captures=False):
+    """Run to the end, by default with this package to import; a UsageError if that fails.
+
+    Returns
+    -------
+    output : bytes or None
+        What it writes to stdout, where that is captured.
+    """
     try:
         done = subprocess.run(
             words,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if captures else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=source_environment() if environment is None else environment,
         )
@@ -168,6 +180,7 @@ def run_program(name, words, environment=None):
         raise UsageError(
             f"{name} ended with exit code {done.returncode}{last_line(done.stderr) or f': {words}'}"
         )
+    return done.stdout
 
 
 def last_line(errors):

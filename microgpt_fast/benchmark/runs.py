@@ -4,12 +4,16 @@ A result of ours holds those of the others for the same job under "peers". Their
 over ours; where the work is not the same (dtype, batch, algorithm) there is none, and "note" says why.
 """
 
+import os
+
 import numpy as np
 
 from ..backends import name_of
+from ..config import UsageError
 from ..parameters import products
 from . import jobs, processes, programs, timing
 
+LOSSES = 3  # that a program prints, for comparison
 ROUNDS = 5  # ours and the peers take turns, so that all see the same machine
 LOSS_TOLERANCE = {"bfloat16": 1e-2, "float32": 1e-4, "float64": 1e-6}  # relative, of the first losses
 PRINTED_LOSS_TOLERANCE = 1e-3  # the original prints 4 digits, and lets the learning rate fall
@@ -61,10 +65,13 @@ class Bench:
         """
         timing.reset_peak_memory()
         ours = timing.Training(job, self.backend, self.dtype, self.numerics, self.threads)
-        started = []
+        started, failures = [], []
         try:
             for path in peers:
-                started.append(processes.PeerProcess(path, job, self.dtype, self.threads))
+                try:
+                    started.append(processes.PeerProcess(path, job, self.dtype, self.threads))
+                except UsageError as error:  # the others are measured all the same
+                    failures.append(failed(job, os.path.basename(path), self.dtype, None, error))
             others = [peer for peer in started if not peer.missing]
             times, peak = self._take_turns(ours, others)
         finally:
@@ -107,9 +114,15 @@ class Bench:
                     **comparison(result_of_ours, peer_times, "its losses differ" if differs else ""),
                 }
             )
+        rows += failures
         for name, dtype, batch_size, command in commands:
-            seconds = programs.time_by_length(name, command)
             unequal = unequal_work(result_of_ours, dtype, batch_size)
+            try:
+                unequal = unequal or unequal_losses(ours.losses, programs.first_losses(name, command))
+                seconds = programs.time_by_length(name, command)
+            except UsageError as error:
+                rows.append(failed(job, name, dtype, batch_size, error))
+                continue
             rows.append(
                 {
                     "job": job.name,
@@ -150,7 +163,7 @@ class Bench:
     def outside(self, job):
         """Microseconds per step of a job on names, from whole training runs of different length."""
         command = programs.train_command(
-            *("--quiet", "--num-samples", "0", "--num-steps", "{steps}"),
+            *("--quiet", "--no-out", "--num-samples", "0", "--num-steps", "{steps}"),
             *("--dtype", self.dtype, "--numerics", self.numerics, "--backend", name_of(self.backend)),
             *("--threads", str(self.threads), "--batch-size", str(job.batch_size)),
         )
@@ -247,6 +260,21 @@ def unequal_work(ours, dtype, batch_size):
     if ours["threads"] != 1:
         differences.append(f"ours on {ours['threads']} threads")
     return ", ".join(differences)
+
+
+def unequal_losses(ours, theirs):
+    """Why the first losses that a program prints are not those of the same work; empty if they are."""
+    if len(theirs) < LOSSES:
+        return f"it prints no losses to compare: {LOSSES} lines such as 'step 1 / {LOSSES} | loss 3.2189'"
+    if not np.allclose(theirs[:LOSSES], ours[:LOSSES], atol=PRINTED_LOSS_TOLERANCE):
+        return "its losses differ"
+    return ""
+
+
+def failed(job, name, dtype, batch_size, error):
+    """The row of a program that could not be timed."""
+    work = {"dtype": dtype, "batch_size": batch_size}
+    return {"job": job.name, "who": name, **work, "us_per_step": None, "ratio": None, "note": str(error)}
 
 
 def comparison(ours, seconds, unequal):

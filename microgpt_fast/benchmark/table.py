@@ -2,6 +2,8 @@
 
 import csv
 
+MILLISECONDS_FROM = 10_000  # microseconds
+
 COLUMNS = (
     *("date", "machine", "cpus", "load", "python", "numpy", "microgpt_fast"),
     *("job", "kernel", "size", "who", "dtype", "numerics", "backend", "isa", "threads", "batch_size"),
@@ -74,6 +76,12 @@ def lines_of(result):
 
 
 def time_text(row, key):
+    """A median with its range, in milliseconds where it is long; nothing of what could not be timed."""
+    if row[key] is None:
+        return f"{'-':>12}   "
+    if row[key] >= MILLISECONDS_FROM:
+        median, low, high = (row[name] / 1000 for name in (key, "us_p20", "us_p80"))
+        return f"{median:12,.2f} ms ({low:,.2f} to {high:,.2f})"
     return f"{row[key]:12,.2f} us ({row['us_p20']:,.2f} to {row['us_p80']:,.2f})"
 
 

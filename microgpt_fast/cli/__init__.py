@@ -10,6 +10,7 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
+from time import perf_counter
 
 from .. import __version__
 from ..config import UsageError, closest
@@ -46,10 +47,13 @@ def main(arguments=None):
     -------
     exit_code : int
     """
+    began = perf_counter()
     stdout = Stdout()
     try:
         try:
-            code = run(parse(arguments), stdout)
+            options = parse(arguments)
+            options.began = began  # a time budget counts from here on
+            code = run(options, stdout)
         except SystemExit as end:  # after --help and --version
             code = end.code
         stdout.flush()
@@ -114,25 +118,33 @@ def parse(arguments=None):
             help=text,
             description=text[0].upper() + text[1:] + ".",
             allow_abbrev=False,
-            usage=f"{PROGRAM} {name} [options]",
             formatter_class=layout,
         )
         if name in arguments:  # the other commands' modules need not be imported
             module_of(name).add_arguments(command)
+            command.usage = f"{PROGRAM} {name} [options]{positionals(command)}"
             arguments = joined(arguments, command)
 
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         near = closest(arguments[0], COMMANDS)
         raise UsageError(f"unknown command {arguments[0]!r}{near} (allowed: {', '.join(COMMANDS)})")
+    theirs = {}
+    if arguments and arguments[0] in ("train", "sample"):
+        from ..training.nanogpt import split
+
+        arguments, theirs = split(arguments)
     arguments = [dashed(argument) for argument in arguments]
     options, unknown = parser.parse_known_args(arguments)
     for name in {"prompt", "stop"} & vars(options).keys():
         if getattr(options, name) == []:  # what argparse before Python 3.13 makes of --stop=--
             setattr(options, name, "--")
+    options.nanogpt = theirs
     if options.command is None:
         raise UsageError(f"choose a command: {', '.join(COMMANDS)} (see {PROGRAM} --help)")
     if unknown:
-        known = ["--" + name.replace("_", "-") for name in vars(options) if name != "command"]
+        known = [
+            "--" + name.replace("_", "-") for name in vars(options) if name not in ("command", "nanogpt")
+        ]
         word = unknown[0].partition("=")[0]
         if word.startswith("--"):
             from ..training.settings import ABSENT
@@ -147,6 +159,16 @@ def parse(arguments=None):
             near = f"; did you mean --data {word}?"
         raise UsageError(f"unknown argument {word}{near} (see {PROGRAM} {options.command} --help)")
     return options
+
+
+def positionals(command):
+    """How a command's usage line shows what is named by its place."""
+    shown = ""
+    for action in command._actions:
+        if not action.option_strings and action.dest != "help":
+            name = action.metavar
+            shown += {"?": f" [{name}]", "+": f" {name} ..."}.get(action.nargs, f" {name}")
+    return shown
 
 
 def joined(arguments, command):

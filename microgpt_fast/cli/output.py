@@ -68,6 +68,13 @@ class Stdout:
             self.flush()
             self._drawn, self._width, self._pending = perf_counter(), len(self._pending), ""
 
+    def clear_steps(self):
+        """Take the last step from a terminal, for what is drawn in its place."""
+        if self.is_terminal and self._width:
+            self._write(" " * self._width + "\r")
+            self.flush()
+            self._width = 0
+
     def samples(self, texts, is_long=False):
         """Write samples as they are drawn.
 

@@ -25,6 +25,11 @@ class Corpus:
         that they are.
     note : str, optional
         What the user should know about how the text was read.
+
+    Attributes
+    ----------
+    tokenising : float
+        Seconds that it took to put the tokens into the cache; 0 if they were there, or are not kept.
     """
 
     def __init__(
@@ -36,7 +41,11 @@ class Corpus:
         note: str | None = None,
     ) -> None:
         self.tokens, self.offsets, self.tokenizer, self.mode = tokens, offsets, tokenizer, mode
-        self.note = note
+        self.note, self.tokenising = note, 0.0
+
+    def __repr__(self) -> str:
+        size = f"{len(self.tokens):,} tokens, vocabulary of {self.tokenizer.vocab_size}"
+        return f"Corpus({len(self):,} documents, {size}, mode {self.mode})"
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -155,8 +164,11 @@ def pack(pieces, tokenizer, bos, mode, name):
     tokens = np.full(len(inner), tokenizer.bos, np.int32)
     ids = tokenizer.encode_codes(codes)
     if ids.min() < 0:
-        code = int(codes[ids.argmin()])
-        raise DataError(f"{name}: the character {chr(code)!r} (U+{code:04X}) is not in the vocabulary")
+        place = int(ids.argmin())
+        code, document = int(codes[place]), int(np.searchsorted(np.cumsum(lengths), place, "right"))
+        raise DataError(
+            f"{name}: the character {chr(code)!r} (U+{code:04X}), document {document}, is not in the vocabulary"
+        )
     tokens[inner] = ids
     return Corpus(tokens, offsets, tokenizer, mode)
 

@@ -3,7 +3,7 @@
 import codecs
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ BUILTIN = os.path.join(
 )
 Source: TypeAlias = str | os.PathLike[str] | Iterable[str] | Iterable[os.PathLike[str]] | None
 MOST_SAMPLED = 64  # files that are looked at to choose between lines and stream
+UNREAD = 0.01  # of the text, from which on it is said that lines are cut off
 CACHED_FROM = 8 << 20  # bytes of text; less is tokenised again in no time
 
 
@@ -29,6 +30,8 @@ def load_corpus(
     mode: str = "lines",
     tokenizer: str = "char",
     block_size: int = 16,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> Corpus:
     """Read and tokenise documents.
 
@@ -48,6 +51,8 @@ def load_corpus(
     tokenizer : {"char", "byte"}
     block_size : int
         What training will read of a line: "auto" looks at how much that leaves out.
+    include, exclude : sequence of str, optional
+        Patterns such as "*.md": which files of folders are read. As characters, those that are no UTF-8 text never are.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def load_corpus(
         return pack(given(parts, tokenizer), tokenizer, bos, mode, "the data")
 
     notes: list[str] = []
-    files = find_files(parts, notes)
+    files = find_files(parts, notes, include, exclude, skips_binary=tokenizer == "char")
     mode = _choose_mode(files, mode, tokenizer, block_size, notes)
     if sum(size for _, size, _ in files) < CACHED_FROM:
         corpus = pack(segments(files, mode, tokenizer), tokenizer, bos, mode, name)
@@ -108,6 +113,12 @@ def _choose_mode(files, mode, tokenizer, block_size, notes):
         notes.append("data mode lines, one document per line")
     elif mode == "lines" and reason:
         notes.append(f"data mode lines, but the text looks like one long text (--data-mode stream): {reason}")
+    unread = text.unread_share(np.concatenate(beginnings), block_size) if files else 0.0
+    if mode == "lines" and UNREAD <= unread and not reason:
+        notes.append(
+            f"{unread:.0%} of the text lies beyond the first {block_size} tokens of its line and is not learned: a "
+            "larger --block-size reads more, --data-mode stream all of it"
+        )
     if marked:
         is_kept = tokenizer == "char" and mode == "lines"
         what = "kept as a character of the first line, as in microgpt.py" if is_kept else "left out"

@@ -229,6 +229,13 @@ def byte_spaces():
     return table
 
 
+def unread_share(codes, block_size):
+    """The share of a text that lies beyond the first `block_size` codes of a line."""
+    ends = np.append(np.flatnonzero(codes == NEWLINE), len(codes))
+    lengths = np.diff(ends, prepend=-1) - 1
+    return float(np.maximum(lengths - block_size, 0).sum() / max(1, lengths.sum()))
+
+
 def looks_like_a_stream(codes, block_size):
     """Why a text is one long text rather than a document a line; None if it is not.
 
@@ -245,7 +252,7 @@ def looks_like_a_stream(codes, block_size):
     if not len(used):
         return None
     lengths = lengths[: used[-1] + 1]
-    unread = np.maximum(lengths - block_size, 0).sum() / lengths.sum()
+    unread = unread_share(codes, block_size)
     blank = np.mean(lengths == 0)
     if unread > 0.5:
         return f"{unread:.0%} of it lies beyond the first {block_size} tokens of a line"

@@ -10,6 +10,7 @@ import shutil
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
+from time import perf_counter
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def cached(files, mode, tokenizer, bos, name):
     UsageError
         if the cache cannot be written, or is not this user's alone.
     """
-    parent = private_folder()
+    parent, begin, seconds = private_folder(), perf_counter(), 0.0
     contents = [_digest(open_file) for _, _, open_file in files]
     key = blake2b(
         f"{FORMAT} {mode} {tokenizer} {bos}".encode() + b"".join(contents), digest_size=16
@@ -57,7 +58,9 @@ def cached(files, mode, tokenizer, bos, name):
                 if path is not None and corpus is None:
                     _write(path, key, _watched(files, contents), *wanted, name)
                     corpus = _put(path, entry, wanted)
+                    seconds = perf_counter() - begin
         remove_leftovers(parent)
+        corpus.tokenising = seconds
         return corpus
     except OSError as error:
         reason = error.strerror or error

@@ -70,8 +70,12 @@ class Tokenizer:
         """
         ids = self.encode_codes(code_points(text))
         if ids.size and ids.min() < 0:
-            char = text[int(ids.argmin())]
-            raise UsageError(f"the character {char!r} (U+{ord(char):04X}) is not in the vocabulary")
+            place = int(ids.argmin())
+            char, line = text[place], text.count("\n", 0, place) + 1
+            column = place - text.rfind("\n", 0, place)
+            raise UsageError(
+                f"the character {char!r} (U+{ord(char):04X}), line {line}, column {column}, is not in the vocabulary"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..config import TrainConfig, UsageError, check_integer, check_number, shown
+from ..data.unknown import check as check_unknown
+from ..data.unknown import known_text
 from ..model import GPT
 from ..random_stream import RandomStream, sampling_weights, seeded
 
@@ -27,6 +29,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     stop: str | None = None,
+    unknown: str | None = None,
 ) -> list[str]:
     """Draw documents from a model.
 
@@ -57,6 +60,8 @@ def generate(
         Draw only from the most likely tokens: the fewest whose probabilities add up to this; 1 for all.
     stop : str, optional
         End a sample before this text.
+    unknown : {"error", "skip", "replace"}, optional
+        What becomes of characters of the prompt that the model does not know.
 
     Returns
     -------
@@ -73,6 +78,7 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
         "stop": stop,
+        "unknown": unknown,
     }
     texts = samples(model, num_samples, temperature, seed, random, batch_size, **wishes)
     return ["".join(pieces) for pieces in texts]
@@ -135,13 +141,14 @@ class Writer:
 
     def __init__(
         self, model, decoder, random, temperature, is_stream,
-        prompt="", max_new_tokens=None, top_k=None, top_p=None, stop=None,
+        prompt="", max_new_tokens=None, top_k=None, top_p=None, stop=None, unknown=None,
     ):  # fmt: skip
         tokenizer = model.tokenizer
         for name, text in (("prompt", prompt), ("stop", stop)):
             if not isinstance(text, (str, type(None))):
                 raise UsageError(f"{name} must be a string, not {shown(text)}")
-        self.prompt, self.stop = prompt or "", stop or ""
+        check_unknown(unknown or "error")
+        self.prompt, self.stop = known_text(tokenizer, prompt or "", unknown or "error"), stop or ""
         ids = tokenizer.encode(self.prompt).tolist()
         is_begun = is_stream and ids
         if is_stream and not ids and "\n" in getattr(tokenizer, "chars", "\n"):

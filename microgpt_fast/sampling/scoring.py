@@ -1,5 +1,6 @@
 """How well a model predicts a text, token by token."""
 
+import os
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import UsageError
+from ..config import UsageError, shown
+from ..data import unknown as unknown_characters
 from ..data.corpus import Corpus, given, pack, segments
-from ..data.files import find_files
+from ..data.files import STDIN, find_files
 from ..data.load import Source, parts_of
+from ..data.text import DataError
 from ..model import GPT
 
 LOGITS = 1 << 23  # the most that are computed in one call
@@ -63,6 +66,7 @@ def score(
     model: GPT,
     source: Source,
     mode: str | None = None,
+    unknown: str = "error",
 ) -> Score:
     """Score a text.
 
@@ -73,10 +77,12 @@ def score(
     ----------
     model : GPT
         With a tokenizer.
-    source : path, list of pathlib.Path, or iterable of str
-        As for `load_corpus`.
+    source : str, path, list of pathlib.Path, or iterable of str
+        As for `load_corpus`; and a string of several words that names no file is a text.
     mode : {"lines", "stream"}, optional
         Whether each line is a document, or each file; None means as in the model's training.
+    unknown : {"error", "skip", "replace"}
+        What becomes of characters that the model does not know; `Score.corpus.note` tells how many there were.
 
     Returns
     -------
@@ -91,12 +97,7 @@ def score(
     if tokenizer is None:
         raise UsageError("a model without a tokenizer cannot read text")
     mode = mode or (model.train_config.data_mode if model.train_config else "lines")
-    parts, name = parts_of(source)
-    if name is None:
-        pieces = given(parts, tokenizer.kind)
-    else:
-        pieces = segments(find_files(parts), mode, tokenizer.kind)
-    corpus = pack(pieces, tokenizer, tokenizer.bos_place, mode, name or "the data")
+    corpus = _corpus(source, tokenizer, mode, unknown)
     predicted = np.diff(corpus.offsets) - 1
     documents = np.concatenate([[0], np.cumsum(predicted)])
     surprises = np.empty(documents[-1])
@@ -129,6 +130,43 @@ def score(
             "the model's logits are not finite, so that no text can be scored: did its training diverge?"
         )
     return Score(corpus, surprises, documents, characters)
+
+
+def is_text(source):
+    """Whether a string is a text rather than the name of a file.
+
+    Raises
+    ------
+    UsageError
+        if it is no file, and might be meant as one.
+    """
+    if not isinstance(source, str) or source == STDIN or ("\0" not in source and os.path.exists(source)):
+        return False
+    if len(source.split()) > 1 or "\n" in source:
+        return True
+    raise UsageError(f"{shown(source)} is no file; to score it as a text, give a list: [{shown(source)}]")
+
+
+def _corpus(source, tokenizer, mode, choice):
+    """The text in the model's tokens."""
+    unknown_characters.check(choice)
+    parts, name = parts_of([source] if is_text(source) else source)
+    if name is None:
+        pieces = given(parts, tokenizer.kind)
+    else:
+        files = find_files(parts)
+        pieces = segments(files, mode, tokenizer.kind)
+    if choice != "error" and tokenizer.kind == "char":
+        pieces = unknown_characters.Known(pieces, tokenizer, choice)
+    try:
+        corpus = pack(pieces, tokenizer, tokenizer.bos_place, mode, name or "the data")
+    except DataError:
+        if name is not None and tokenizer.kind == "char" and choice == "error":
+            unknown_characters.refuse(files, mode, tokenizer)
+        raise
+    if getattr(pieces, "count", 0):
+        corpus.note = f"{pieces.count} characters that the model does not know: {choice}"
+    return corpus
 
 
 def windows(offsets, block_size):

@@ -68,8 +68,24 @@ def save(
         metadata["dtype"] = model.dtype
     metadata["crc32"] = _checksum(metadata, model.parameters, arrays)
     arrays = {TRAINING + name: array for name, array in arrays.items()}
-    content = to_bytes({**model.tensors, **arrays}, metadata)
+    content = _ordered(to_bytes({**model.tensors, **arrays}, metadata))
     replace_file(check_writable(path), content)
+
+
+def _ordered(content):
+    """The bytes of a safetensors file with its metadata in the order of their names: equal models, equal files.
+
+    The file is the length of its header in 8 bytes, the header in JSON, and the tensors. The library writes the
+    metadata in another order each time.
+    """
+    import json
+
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[end:]])
 
 
 def load(
@@ -208,6 +224,8 @@ def _shapes(path, file, about):
     dtypes = dict.fromkeys(wanted, dtype)
     if about.state is not None:
         count, moments = (about.config.num_params,), [TRAINING + name for name in ("m", "v")]
+        if about.train_config.keep_best and TRAINING + "best" in shapes:
+            moments.append(TRAINING + "best")
         wanted |= {**dict.fromkeys(moments, count), TRAINING + "losses": (about.state.step,)}
         dtypes |= {**dict.fromkeys(moments, dtype), TRAINING + "losses": "float64"}
     found = {name: DTYPE_NAMES.get(one.get_dtype()) for name, one in slices.items()}

@@ -55,5 +55,8 @@ class Follower:
             self.trainer.moments  # noqa: B018  (asked for by all)
             self.saved_step = self.trainer.step
 
+    def close(self) -> None:
+        """See `Run.close`."""
+
     def write_samples(self, texts: Iterable[str]) -> None:
         """See `Run.write_samples`."""

@@ -49,13 +49,16 @@ def _save(trainer, path):
     state = {
         "step": trainer.step,
         "tokens": trainer.tokens,
-        "seconds": trainer.seconds,
         "evaluations": [[event.step, event.loss, event.is_best] for event in trainer.evaluations],
         "random": trainer.random.getstate(),
         "data": fingerprint(trainer.corpus),
     }
     m, v = trainer.moments
-    save(trainer.model, path, (state, {"m": m, "v": v, "losses": trainer.losses}))
+    arrays = {"m": m, "v": v, "losses": trainer.losses}
+    if trainer.best_parameters is not None:
+        arrays["best"] = trainer.best_parameters
+    with trainer.last_step():
+        save(trainer.model, path, (state, arrays))
 
 
 def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, **options: Any) -> Trainer:
@@ -91,11 +94,14 @@ def resume_training(path: str | os.PathLike[str], data: Source | Corpus = None, 
     for name in FIXED:
         if options.get(name, constants[name]) != constants[name]:
             raise UsageError(f"a resumed training keeps its {name}: {constants[name]}, not {options[name]}")
+    if options.get("num_steps") not in (None, constants.get("num_steps")):
+        options = {"plan": (), **options}  # the schedule is that of the new number of steps
     trainer = Trainer(data, **{**constants, **options})
     if state.data != fingerprint(trainer.corpus):
         raise CheckpointError(f"{path}: this training had other data: resume it with the same text")
     trainer.model.parameters[:] = model.parameters
     trainer.moments = np.stack([arrays["m"], arrays["v"]])
+    trainer.best_parameters = arrays.get("best")
     trainer.restore(state.step, state.tokens, state.seconds, arrays["losses"], state.evaluations)
     trainer.random.setstate(state.random)
     return trainer

@@ -66,7 +66,7 @@ class Run:
         trainer: Trainer,
         data: Sequence[str | os.PathLike[str]] | None = None,
     ) -> "Run":
-        """Begin a run in a folder that is new or holds no run.
+        """Begin a run in a folder that is new or holds no run; its training may have begun before.
 
         Raises
         ------
@@ -82,7 +82,9 @@ class Run:
         with _released_after_errors(writer):
             check_free(folder, writer)
             run = cls(folder, trainer, writer)
-            run._options = options
+            run._options, run._logged = options, 0
+            for event in trainer.evaluations:
+                run._log_evaluation(event)
             run._write_config()
             replace_file(run.path(METRICS), b"")
             run._save()  # what is left of a training that diverges before its next checkpoint
@@ -123,6 +125,8 @@ class Run:
             data = data or stored.get("data")
             data = [data] if isinstance(data, str) else data
             trainer = resume_training(last, data and [Path(part) for part in data], **options)
+            trainer.seconds = trainer.since[2] or _seconds_of(folder, trainer.step)
+            trainer.since = (*trainer.since[:2], trainer.seconds)
             run = cls(folder, trainer, writer)
             run._options = _options_of(trainer, data)
             run._logged = trainer.step // run._interval() * run._interval()
@@ -158,13 +162,20 @@ class Run:
             self._begin()
         self._log_steps()
         if isinstance(event, Evaluation):
-            self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
+            self._log_evaluation(event)
             if event.is_best:
                 self._writer.check()
                 save(self.trainer.model, self.path(BEST))
         is_time = self.trainer.team.first(monotonic() - self._saved_at > CHECKPOINT_SECONDS)
         if is_time or isinstance(event, Evaluation):
             self.checkpoint()
+
+    def finish(self) -> None:
+        """Write the best model of a training that has ended, if the run was begun after it."""
+        trainer = self.trainer
+        if trainer.best_parameters is not None and not os.path.exists(self.path(BEST)):
+            self._writer.check()
+            save(trainer.model, self.path(BEST))
 
     def checkpoint(self) -> None:
         """Write the metrics, and the last checkpoint unless training has diverged: then the one before stays."""
@@ -235,6 +246,9 @@ class Run:
         self._log(step=end, loss=loss, learning_rate=rate, seconds=round(trainer.seconds, 3))
         self._logged = end
 
+    def _log_evaluation(self, event):
+        self._log(step=event.step, val_loss=event.loss, seconds=round(self.trainer.seconds, 3))
+
     def _log(self, **values):
         self._lines.append(json.dumps(values, allow_nan=False) + "\n")
 
@@ -267,6 +281,15 @@ def check_free(folder, writer=None):
         raise UsageError(
             f"{folder}: there is a run already: continue it with --resume, or choose another folder"
         )
+
+
+def _seconds_of(folder, step):
+    """The seconds that a run had taken up to a step; they are kept with the metrics, which no two runs share."""
+    try:
+        lines = read_metrics(folder)
+    except (OSError, UsageError):  # what is left of them is read again when the training goes on
+        return 0.0
+    return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
 
 
 def read_metrics(folder):

@@ -1,19 +1,14 @@
 """Options by name: read from TOML, translated from nanoGPT's names, written as TOML."""
 
+import os
+
+from ..aliases import ALIASES
 from ..config import MODEL_OPTIONS, TRAIN_OPTIONS, UsageError, closest, shown
+from . import nanogpt
 
 MESSAGE = 200  # characters of the parser's message
 LONGEST = 1 << 20  # bytes of a file of options
 RUN_OPTIONS = ("preset", "data", "save", "out", "quiet")
-
-# nanoGPT's name -> ours
-ALIASES = {
-    "max_iters": "num_steps",
-    "min_lr": "min_learning_rate",
-    "warmup_iters": "warmup_steps",
-    "out_dir": "out",
-    "dataset": "data",
-}
 
 # nanoGPT's options that do not exist here -> why, or what to use instead
 ABSENT = {
@@ -21,7 +16,7 @@ ABSENT = {
     "bias": "there are no biases",
     "lr_decay_iters": "the schedule ends at num_steps",
     "decay_lr": "use schedule = cosine, or constant for decay_lr = False",
-    "eval_iters": "a validation covers everything that is held out",
+    "eval_iters": "use eval_tokens, the number of tokens that a validation reads",
     "eval_only": "use the command score",
     "log_interval": "progress is reported every few seconds",
     "init_from": "use --resume FOLDER",
@@ -49,6 +44,22 @@ def known_name(name, where):
     return name
 
 
+def read_options(path):
+    """The options in a file, TOML or one of nanoGPT's config/*.py: (under our names, those of `nanogpt.NAMES`).
+
+    Raises
+    ------
+    UsageError, OSError
+        See `read_toml` and `nanogpt.read_python`.
+    """
+    if not os.fspath(path).endswith(".py"):
+        content = _parsed(path)
+    else:
+        content = nanogpt.read_python(_text(path), path)
+    theirs = {name: content.pop(name) for name in nanogpt.NAMES if name in content}
+    return _checked(content, path), theirs
+
+
 def read_toml(path):
     """The options in a TOML file, under our names.
 
@@ -59,18 +70,35 @@ def read_toml(path):
     OSError
         if the file cannot be read.
     """
-    import tomllib
+    return _checked(_parsed(path), path)
 
+
+def _text(path):
     with open(path, "rb") as file:
         text = file.read(LONGEST + 1)
     if len(text) > LONGEST:
         raise UsageError(f"{path}: more than {LONGEST:,} bytes, too many for a file of options")
     try:
-        content = tomllib.loads(text.decode("utf-8-sig"))
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "Python" if os.fspath(path).endswith(".py") else "TOML"
+        raise UsageError(f"{path}: not {kind}: {str(error)[:MESSAGE]}") from None
+
+
+def _parsed(path):
+    import tomllib
+
+    text = _text(path)
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         raise UsageError(f"{path}: not TOML that can be read: lists or tables are nested too deep") from None
     except ValueError as error:
         raise UsageError(f"{path}: not TOML: {str(error)[:MESSAGE]}") from None
+
+
+def _checked(content, path):
+    """The options under our names, if their kinds are right."""
     options = {}
     for name, value in content.items():
         ours = known_name(name, path)

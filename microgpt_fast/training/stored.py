@@ -59,7 +59,7 @@ def state_of(content: Any) -> State:
     return State(
         step,
         check_integer("tokens", content["tokens"], low=0, high=MOST_TOKENS),
-        _at_least_0("seconds", content["seconds"]),
+        _at_least_0("seconds", content.get("seconds", 0)),  # in files of older versions
         _evaluations(content["evaluations"], step),
         check_state(content["random"]),
         content["data"],

@@ -1,6 +1,7 @@
 """Training: reads the data once, then takes chunks of steps."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -15,15 +16,15 @@ from ..data.load import Corpus, Source, load_corpus
 from ..model import GPT, resolve_numerics
 from ..random_stream import seeded
 from ..workload import check_memory, default_threads
+from . import validation
+from .budget import Budget
 from .events import Evaluation, Steps
 from .one_thread import Guarded, OneThread
-from .pace import fix_num_steps, next_count
-from .schedule import learning_rates
+from .pace import next_count
 from .shards import ShardedSteps
+from .steps import take_steps
 from .team import Team
 from .thread_trial import trial_of
-
-VALIDATION_ROWS = 4096  # tokens per call in a validation
 
 
 class Trainer:
@@ -55,11 +56,20 @@ class Trainer:
         After all draws so far: `generate(run.model, random=run.random)` continues it.
     step, tokens, seconds : int, int, float
         Steps taken, tokens predicted in them, and the time that they and the validations took.
+    since : (int, int, float)
+        Step, tokens and seconds at the beginning, or when the training was resumed.
     evaluations : list of Evaluation
+    whole_loss : float or None
+        In the end, the validation loss over everything that is held out, where validations read a sample of it.
+    began, reserve : float, float
+        When a time budget began, as time.perf_counter() counts: when the Trainer was made, unless it is set. And
+        how many seconds of it are kept for what comes after the training.
     stopping : bool
         Set it to end `events` before the last step; any thread may.
     alone : OneThread
         The context in which steps are taken. Two threads can take turns; at once, the second gets a RuntimeError.
+    best_parameters : array [P] or None
+        With `keep_best`, those of the best validation. At the end the model has them.
     diverged : str or None
         What was not finite. The parameters then are of no use; those of the last checkpoint are.
     ended : str or None
@@ -83,22 +93,24 @@ class Trainer:
         communicator: Any = None,
         **options: Any,
     ) -> None:
+        self.began, self.reserve = perf_counter(), 0.0
         make_model_config, self.config = resolve(preset, **options)
         config = self.config
-        self._is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
+        self.is_simple = config.gradient_accumulation_steps == 1 and not config.grad_clip
         backend = backends.load(config.backend)
         is_sharded = bool(config.shards or communicator)
         if communicator and config.time_budget is not None:
             raise UsageError("many processes take a number of steps, not a time_budget: give num_steps")
-        is_plain = self._is_simple and not config.weight_decay and not is_sharded
+        is_plain = self.is_simple and not config.weight_decay and not is_sharded
         numerics, self.note = resolve_numerics(
             config.numerics, config.dtype, config.batch_size, backend, make_model_config(1), is_plain
         )
         if not isinstance(data, Corpus):
             block_size = make_model_config(1).block_size
-            mode, tokenizer = config.data_mode, config.tokenizer
-            data = load_corpus(data, config.bos, mode=mode, tokenizer=tokenizer, block_size=block_size)
+            how = {name: getattr(config, name) for name in ("tokenizer", "include", "exclude")}
+            data = load_corpus(data, config.bos, mode=config.data_mode, block_size=block_size, **how)
         self.corpus = data
+        self.began += data.tokenising
         if config.data_mode != data.mode:
             config = self.config = replace(config, data_mode=data.mode)
         model_config = make_model_config(self.corpus.tokenizer.vocab_size)
@@ -120,20 +132,27 @@ class Trainer:
         self.model.train_config = config
         self.model.initialise(self.random, config.init_std, config.zero_init)
         self.team = Team(communicator)
-        self._sharded = ShardedSteps(self.model, config, self.team) if is_sharded else None
-        if self._sharded:
-            self.config = self.model.train_config = replace(config, shards=self._sharded.shards)
+        self.sharded = ShardedSteps(self.model, config, self.team) if is_sharded else None
+        if self.sharded:
+            self.config = self.model.train_config = replace(config, shards=self.sharded.shards)
 
         self.step = self.tokens = 0
-        self.seconds = 0.0
+        self.seconds, self.since = 0.0, (0, 0, 0.0)
         self.evaluations: list[Evaluation] = []
+        self.whole_loss: float | None = None
+        self._budget: Budget | None = None
         self.alone = OneThread("Trainer")
         self.stopping = False
         self.diverged: str | None = None
+        self.best_parameters: NDArray[Any] | None = None
+        self._last_parameters: NDArray[Any] | None = None
         count = 0 if is_sharded else model_config.num_params
         self._moments = np.zeros((2, count), stored_dtype(config.dtype))
         self._losses: list[NDArray[np.float64]] = []
-        self._gradient: NDArray[Any] | None = None
+        self.gradient: NDArray[Any] | None = None  # the sum of a step's batches, where these are several
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.model!r}, step {self.step} of {self.config.num_steps}, {self.corpus!r})"
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -144,19 +163,19 @@ class Trainer:
     @property
     def moments(self) -> NDArray[Any]:
         """Adam's moments m and v, array [2, P]; a copy, which takes all processes, where the steps are sharded."""
-        return self._sharded.moments if self._sharded else self._moments
+        return self.sharded.moments if self.sharded else self._moments
 
     @moments.setter
     def moments(self, moments: NDArray[Any]) -> None:
-        if self._sharded:
-            self._sharded.moments = moments
+        if self.sharded:
+            self.sharded.moments = moments
         else:
             self._moments[:] = moments
 
     @property
     def path(self) -> str:
         """What computes the steps: see `GPT.path`. The narrow path has no gradient that it could clip or add up."""
-        has_gradient = self._sharded or not self._is_simple
+        has_gradient = self.sharded or not self.is_simple
         return "general" if has_gradient and self.model.path == "narrow" else self.model.path
 
     @property
@@ -168,6 +187,12 @@ class Trainer:
     def best(self) -> Evaluation | None:
         """The best validation so far, or None."""
         return next((event for event in reversed(self.evaluations) if event.is_best), None)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the training of a time budget ends, as time.perf_counter() counts."""
+        budget = self._budget
+        return None if budget is None or budget.is_capped else budget.end
 
     @property
     def ended(self) -> str | None:
@@ -192,7 +217,26 @@ class Trainer:
     ) -> None:
         """Move to a later step; the caller sets the parameters, the moments and the random stream."""
         self.step, self.tokens, self.seconds = step, tokens, seconds
+        self.since = step, tokens, seconds
         self._losses, self.evaluations = [losses], evaluations
+
+    @contextmanager
+    def last_step(self) -> Iterator[None]:
+        """In here the model is that of the last step, even if `keep_best` has replaced it."""
+        parameters = self.model.parameters
+        kept = parameters.copy()
+        if self._last_parameters is not None:
+            parameters[:] = self._last_parameters
+        try:
+            yield
+        finally:
+            parameters[:] = kept
+
+    @property
+    def kept(self) -> Evaluation | None:
+        """The validation of the model as it is; None if there was none at its step."""
+        step = self.step if self._last_parameters is None or self.best is None else self.best.step
+        return next((event for event in self.evaluations if event.step == step), None)
 
     def chunks(self) -> Iterator[NDArray[np.float64]]:
         """The losses of the steps alone, as float64 arrays: see `events`."""
@@ -219,25 +263,31 @@ class Trainer:
     def _events(self):
         self.team.agree_on_corpus(self.corpus)
         if self.config.time_budget is not None:
-            fix_num_steps(self)
+            start, self._budget = perf_counter(), Budget(self)
+            self.seconds += perf_counter() - start
+        budget = self._budget if self._budget and self._budget.has_plan else None
         count = 1
+        if self._last_parameters is not None:  # more steps after the end
+            self.model.parameters[:], self._last_parameters = self._last_parameters, None
         while True:
-            if self._validation_is_due():
-                event = self._validate()
-                if event is not None:
-                    yield event
+            is_renewed = budget is not None and self.step > 0 and budget.is_due()
+            event = self._validate() if self._validation_is_due(is_renewed) else None
+            if is_renewed:
+                budget.renew()
+            if event is not None:
+                yield event
             config = self.config
             self.stopping = self.team.any(self.stopping)
             if self.step >= config.num_steps or self.stopping or self.ended:
-                if self.step and not self.is_finite():
-                    self._diverge(
-                        f"the parameters after step {self.step} are not finite or give no finite loss"
-                    )
+                self._check_finite()
+                if not self.stopping:
+                    self._finish()
                 return
             start = perf_counter()
             count = min(count, config.num_steps - self.step)
             if config.eval_interval:
                 count = min(count, config.eval_interval - self.step % config.eval_interval)
+            count = min([count, *(step - self.step for step, _ in config.plan if step > self.step)])
             losses, tokens = self.take_steps(count)
             elapsed = perf_counter() - start
             bad = np.flatnonzero(~np.isfinite(losses))
@@ -262,19 +312,10 @@ class Trainer:
         Its parameters are so small that the squares of a row have a finite sum, as rmsnorm needs, and a sequence has a
         finite loss.
         """
-        model = self.model
-        parameters = model.parameters
-        largest = np.sqrt(np.finfo(parameters.dtype).max / model.config.n_embd)
-        if (
-            self.diverged or not -largest < parameters.min() <= parameters.max() < largest
-        ):  # NaN fails as well
-            return False
-        starts, lengths = self.batches.sequences(0, 1)
-        tokens, starts = self.corpus.gather(starts, lengths)
-        return bool(np.isfinite(model.engine.forward(parameters, tokens, starts, lengths)).all())
+        return not self.diverged and validation.is_finite(self)
 
     def _check_finite(self):
-        if not self.is_finite():
+        if self.step and not self.is_finite():
             self._diverge(f"the parameters after step {self.step} are not finite or give no finite loss")
 
     def _diverge(self, what):
@@ -284,7 +325,7 @@ class Trainer:
         )
 
     def validate(self) -> float | None:
-        """The loss over all that is held out, in nats per token; None if `stopping` was set meanwhile.
+        """The loss over what is held out, or over `eval_tokens` of it; None if `stopping` was set meanwhile.
 
         Raises
         ------
@@ -296,36 +337,38 @@ class Trainer:
 
     def held_out_loss(self) -> float | None:
         """What `validate` returns, for a caller that is alone with this Trainer."""
-        starts, lengths = self.batches.validation
-        model = self.model
-        at_once = max(1, VALIDATION_ROWS // model.config.block_size)
-        if model.numerics == "exact":
-            at_once = 1
-        sums = []
-        for first in self.team.share(range(0, len(starts), at_once)):
-            if self.stopping:
-                break
-            part = slice(first, first + at_once)
-            tokens, places = self.corpus.gather(starts[part], lengths[part])
-            losses = model.engine.forward(model.parameters, tokens, places, lengths[part])
-            sums.append(float(losses @ lengths[part]))
-        if self.team.any(self.stopping):
-            return None
-        return sum(self.team.gather(sums)) / int(lengths.sum())
+        config = self.config
+        return validation.mean_loss(
+            self, validation.sample(self.batches.validation, config.eval_tokens, config.seed)
+        )
 
-    def _validation_is_due(self):
+    def _finish(self):
+        """Take the best model; validate with everything that is held out, unless that was done or takes too long."""
+        if self.best is not None and self.best.step < self.step and self.best_parameters is not None:
+            self._last_parameters = self.model.parameters.copy()
+            self.model.parameters[:] = self.best_parameters
+        if self.config.eval_tokens is None or not self.step or self.batches.validation is None:
+            return
+        if self._budget is None or self._budget.whole_fits:
+            self.whole_loss = validation.mean_loss(self, self.batches.validation)
+
+    def _validation_is_due(self, is_renewed):
         config = self.config
         if self.batches.validation is None or not self.step:
             return False
         if self.evaluations and self.evaluations[-1].step == self.step:
             return False
+        is_planned = is_renewed or any(step == self.step for step, _ in config.plan)
         is_between = config.eval_interval and self.step % config.eval_interval == 0
-        return is_between or self.step == config.num_steps
+        return is_planned or is_between or self.step == config.num_steps
 
     def _validate(self):
         start = perf_counter()
         loss = self.held_out_loss()
-        self.seconds += perf_counter() - start
+        elapsed = perf_counter() - start
+        self.seconds += elapsed
+        if self._budget:
+            self._budget.validating = elapsed
         if loss is None:
             return None
         if not np.isfinite(loss):
@@ -333,68 +376,13 @@ class Trainer:
         self._check_finite()
         event = Evaluation(self.step, loss, self.best is None or loss < self.best.loss)
         self.evaluations.append(event)
+        if event.is_best and self.config.keep_best:
+            self.best_parameters = self.model.parameters.copy()
         return event
 
     def take_steps(self, count: int) -> tuple[NDArray[np.float64], int]:
         """Take the next steps, without any note of them: (their losses, the number of tokens predicted)."""
-        config, model = self.config, self.model
-        sequences = config.batch_size * config.gradient_accumulation_steps
-        starts, lengths = self.batches.sequences(self.step * sequences, count * sequences)
-        tokens, starts = self.corpus.gather(starts, lengths)
-        rates = learning_rates(config, np.arange(self.step, self.step + count))
-        adam = (config.beta1, config.beta2, config.eps_adam, config.weight_decay)
-        losses = np.empty(count)
-        if self._sharded:
-            for i in range(count):
-                part = slice(i * sequences, (i + 1) * sequences)
-                losses[i] = self._sharded.step(
-                    tokens, starts[part], lengths[part], rates[i], self.step + 1 + i
-                )
-            return losses, int(lengths.sum())
-        m, v = self._moments
-        if self._is_simple:
-            model.engine.train_steps(
-                losses,
-                model.parameters,
-                m,
-                v,
-                tokens,
-                starts,
-                lengths,
-                config.batch_size,
-                rates,
-                adam,
-                self.step + 1,
-            )
-            return losses, int(lengths.sum())
-        for i in range(count):
-            part = slice(i * sequences, (i + 1) * sequences)
-            losses[i] = self._accumulate(tokens, starts[part], lengths[part])
-            model.engine.update(
-                model.parameters,
-                m,
-                v,
-                self._gradient,
-                rates[i],
-                adam,
-                self.step + 1 + i,
-                config.gradient_accumulation_steps,
-                config.grad_clip,
-            )
-        return losses, int(lengths.sum())
-
-    def _accumulate(self, tokens, starts, lengths):
-        """The mean loss of one step's batches; the sum of their gradients is added to `_gradient`."""
-        config, model = self.config, self.model
-        if self._gradient is None:
-            self._gradient = np.zeros_like(model.parameters)
-        loss = 0.0
-        for first in range(0, len(starts), config.batch_size):
-            part = slice(first, first + config.batch_size)
-            loss += model.engine.backward(
-                self._gradient, model.parameters, tokens, starts[part], lengths[part]
-            ).mean()
-        return loss / config.gradient_accumulation_steps
+        return take_steps(self, count)
 
 
 def train(
@@ -403,14 +391,17 @@ def train(
     preset: str = "microgpt",
     on_step: Callable[[Trainer, Steps], object] | None = None,
     on_eval: Callable[[Trainer, Evaluation], object] | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Trainer:
-    """Train a model.
+    """Train a model; a terminal or notebook shows the progress of a long training.
 
     Parameters
     ----------
     data, preset, **options
         See `Trainer`.
+    progress : bool
+        Whether progress may be shown.
     on_step, on_eval : function of (Trainer, event), optional
         Called with `Steps` after some steps, and with `Evaluation` after each validation. Set the Trainer's
         `stopping` to end the training.
@@ -426,11 +417,16 @@ def train(
     >>> run.losses.shape
     (100,)
     """
+    from .progress import Progress
+
     run = Trainer(data, preset=preset, **options)
+    shown = Progress(run, bar=progress, lines=False)
     for event in run.events():
+        shown.report(event)
         if isinstance(event, Steps):
             if on_step is not None:
                 on_step(run, event)
         elif on_eval is not None:
             on_eval(run, event)
+    shown.close()
     return run

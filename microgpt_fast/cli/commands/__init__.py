@@ -14,4 +14,5 @@ COMMANDS = {
     "verify": "compare training with the scalar reference, number by number",
     "bench": "measure how fast this machine trains, compared with its peak and with other programs",
     "info": "show the version, the backends, and the features of this machine that matter",
+    "presets": "show what the presets set",
 }

@@ -36,7 +36,8 @@ def add_arguments(parser):
         "--peer",
         action="append",
         metavar="NAME[:DTYPE:BATCH]=COMMAND",
-        help="time any program as a whole process; {steps} in it stands for the number of steps",
+        help="time any program as a whole process; {steps} in it stands for the number of steps. For a ratio, it must "
+        "print its first three losses as microgpt.py does: step 1 / 3 | loss 3.2189",
     )
     parser.add_argument("--original", metavar="FILE", help="time this copy of microgpt.py, with --job a")
     parser.add_argument("--save", metavar="FILE", help="save the jobs' times here, for a later --against")

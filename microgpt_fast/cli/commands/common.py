@@ -2,9 +2,27 @@
 
 from argparse import BooleanOptionalAction
 from contextlib import contextmanager
+from dataclasses import fields
 
-from ...config import ACTIVATIONS, HYPER_FORMS, MLPS, POSITIONS, RESIDUALS, UsageError
+from ...config import (
+    ACTIVATIONS,
+    HYPER_FORMS,
+    MLPS,
+    POSITIONS,
+    RESIDUALS,
+    GPTConfig,
+    TrainConfig,
+    UsageError,
+)
 from ...messages import file_of, tell
+
+
+def truth(text):
+    """True or False, as nanoGPT's users write it."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
 
 # option -> (type, help); the names are those of GPTConfig and TrainConfig
 CONSTANTS = {
@@ -16,7 +34,7 @@ CONSTANTS = {
     "gradient_accumulation_steps": (int, "batches per step, whose gradients are averaged"),
     "shards": (int, "parts of a step's documents, whose gradients are summed in a fixed order: for --mpi"),
     "num_steps": (int, "training steps; 0 samples from the initial model"),
-    "time_budget": (str, "training time, such as 60s or 10m: sets --num-steps to what fits into it"),
+    "time_budget": (str, "time for the whole, such as 60s or 10m: sets --num-steps to what fits into it"),
     "learning_rate": (float, "highest learning rate"),
     "schedule": (str, "schedule of the learning rate: linear, cosine or constant"),
     "min_learning_rate": (float, "learning rate at the end of the schedule"),
@@ -30,6 +48,12 @@ CONSTANTS = {
     "tokenizer": (str, "char or byte"),
     "val_fraction": (float, "fraction of the data to hold out for validation"),
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
+    "keep_best": (truth, "keep and sample from the model of the best validation: True or False"),
+    "eval_tokens": (
+        int,
+        "tokens that a validation reads, a fixed sample of those held out (default: all, "
+        "or with --time-budget what takes little of it)",
+    ),
     "target_loss": (float, "stop when the validation loss has come down to this"),
     "patience": (int, "stop after this many validations in a row without a better loss; 0 for never"),
     "temperature": (
@@ -60,18 +84,22 @@ CONSTANTS = {
     "backend": (str, "auto, cython, numba or numpy"),
     "threads": (int, "threads that share the work (default: as many as make it faster)"),
 }
+PRESETS_DEFAULT = "the preset's"
+CHOICES = ("error", "skip", "replace")
 RECIPE = (  # options that the original does not have
     "gradient_accumulation_steps", "shards", "time_budget", "schedule", "min_learning_rate", "warmup_steps",
-    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "target_loss",
-    "patience",
+    "weight_decay", "grad_clip", "data_mode", "tokenizer", "val_fraction", "eval_interval", "eval_tokens",
+    "keep_best", "target_loss", "patience",
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
-METAVARS = {int: "N", float: "X", str: "NAME"}
+METAVARS = {int: "N", float: "X", str: "NAME", truth: "True|False"}
+OTHERS = {"time_budget": "TIME"}  # metavars
 
 
 def add_constants(parser, names, default):
     """Add the options for some constants; `default` says where the values come from if they are not given."""
-    group = parser.add_argument_group(f"constants (default: {default})")
+    note = f"{default}; microgpt's are shown" if default == PRESETS_DEFAULT else default
+    group = parser.add_argument_group(f"constants (default: {note})")
     for name in names:
         kind, text = CONSTANTS[name]
         if kind is bool:
@@ -79,7 +107,23 @@ def add_constants(parser, names, default):
             group.add_argument(flag, action=BooleanOptionalAction, default=None, dest=name, help=text)
             continue
         spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
-        group.add_argument(*spellings, dest=name, type=kind, metavar=METAVARS[kind], help=text)
+        group.add_argument(
+            *spellings,
+            dest=name,
+            type=kind,
+            metavar=METAVARS[kind],
+            help=text + shown_default(name, text, default),
+        )
+
+
+def shown_default(name, text, default):
+    """A constant's default for its help: that of the preset microgpt, where it is the preset's."""
+    if default != PRESETS_DEFAULT or "(default" in text:
+        return ""
+    value = {
+        field.name: field.default for config in (GPTConfig, TrainConfig) for field in fields(config)
+    }.get(name)
+    return "" if value is None else f" (default: {value})"
 
 
 def add_raw(parser):
@@ -87,6 +131,15 @@ def add_raw(parser):
     parser.add_argument(
         "--raw", action="store_true", default=None,
         help="write control characters to a terminal as they are (default: escaped there, as \\x1b)",
+    )  # fmt: skip
+
+
+def add_unknown(parser):
+    """Add --unknown; see `data.unknown`."""
+    parser.add_argument(
+        "--unknown", choices=CHOICES,
+        help="what becomes of characters that the model does not know: error (default), skip or replace (by ? or "
+        "what else the model knows)",
     )  # fmt: skip
 
 

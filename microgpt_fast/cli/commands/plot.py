@@ -1,5 +1,7 @@
 """`microgpt-fast plot`: draws the loss curves of runs."""
 
+from argparse import BooleanOptionalAction
+
 from ...messages import machines_file
 
 
@@ -12,7 +14,13 @@ def add_arguments(parser):
         default="loss.png",
         help="the picture, as png, svg or pdf (default: loss.png)",
     )
-    parser.add_argument("--against", choices=("step", "seconds"), default="step", help="the horizontal axis")
+    parser.add_argument(
+        "--against", choices=("step", "seconds", "share"), default="step",
+        help="the horizontal axis (default: step); share is that of each run's steps",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log", action=BooleanOptionalAction, help="a logarithmic axis (default: where runs differ tenfold)"
+    )
 
 
 def run(options, stdout):
@@ -20,6 +28,6 @@ def run(options, stdout):
     from ...training.plot import plot
 
     with machines_file(options.out):
-        plot(options.runs, options.out, options.against)
+        plot(options.runs, options.out, options.against, options.log)
     stdout.write(options.out + "\n")
     return 0

@@ -4,14 +4,19 @@ import json
 from math import isinf
 from pathlib import Path
 
-from .common import add_constants, add_raw, users_file
+from ...config import UsageError
+from ...messages import PROGRAM, tell
+from .common import add_constants, add_raw, add_unknown, users_file
 from .sample import model_file
 
 
 def add_arguments(parser):
     """The options of `score`."""
-    parser.add_argument("file", metavar="FILE", nargs="+", help="UTF-8 text: files, folders, or - for stdin")
-    parser.add_argument("--model", metavar="FILE", required=True, help="a saved model, or a run's folder")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="+",
+        help="the model first, unless --model names it; then UTF-8 text: files, folders, or - for stdin",
+    )  # fmt: skip
+    parser.add_argument("--model", metavar="FILE", help="a saved model, or a run's folder")
     parser.add_argument(
         "--data-mode",
         choices=("lines", "stream"),
@@ -22,6 +27,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--per-token", action="store_true", help="also print the surprise at each token")
     add_constants(parser, ("dtype",), "as in the model's training")
+    add_unknown(parser)
     add_raw(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -31,10 +37,17 @@ def run(options, stdout):
     from ...sampling.scoring import score
     from ...training.checkpoint import load
 
+    files = options.file
+    if options.model is None:
+        options.model, *files = files
+    if not files:
+        raise UsageError(f"name a text, too: {PROGRAM} score MODEL FILE (FILE: - for stdin)")
     with users_file("read", options.model):
         model = load(model_file(options.model), dtype=options.dtype)
-    with users_file("read", " ".join(options.file)):
-        result = score(model, [Path(part) for part in options.file], options.data_mode)
+    with users_file("read", " ".join(files)):
+        result = score(model, [Path(part) for part in files], options.data_mode, options.unknown or "error")
+    if result.corpus.note:
+        tell(result.corpus.note)
     summary = result.summary()
     documents = [*_documents(model.tokenizer, result)] if options.per_document or options.per_token else []
     if options.json:
