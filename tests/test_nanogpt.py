@@ -69,7 +69,7 @@ def run(capfdbinary, monkeypatch, tmp_path):
 def test_command_lines_are_understood(base, extra, run, monkeypatch):
     made = []
 
-    def make_trainer(given, constants):
+    def make_trainer(given, constants, processes):
         made.append(resolve(given.get("preset", "microgpt"), **constants))
         raise UsageError("understood")
 

@@ -10,7 +10,6 @@ import numpy as np
 from ..config import UsageError, resolve
 from ..data.load import Corpus, load_corpus
 from ..training.events import Steps
-from ..training.pace import fix_num_steps
 from ..training.trainer import Trainer
 
 CURVE = 50  # points of a run's curve of training losses
@@ -62,8 +61,6 @@ def run(data: Data, job: Job, must_stop: Callable[[], bool] | None = None) -> di
     seconds = 0.0
     record: dict[str, Any] = {"arm": job.arm, "seed": job.seed}
     try:
-        if trainer.config.time_budget is not None:
-            fix_num_steps(trainer)
         # A thread's own time does not depend on what else runs, but says nothing of further threads.
         clock = thread_time if trainer.model.threads == 1 else perf_counter
         begin = clock()

@@ -1,6 +1,8 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864)."""
 
-from ._call import call, contiguous
+import numpy as np
+
+from ._call import call
 
 
 def rope_forward(x, positions, *, base=10_000.0, out=None, backend="auto"):
@@ -54,11 +56,8 @@ def rope_backward(dy, positions, *, base=10_000.0, out=None, backend="auto"):
 
 
 def _turned(kernel, inputs, base, out, backend):
-    def arrange(arrays, outputs, sizes):
-        if sizes["D"] % 2:
-            raise ValueError(f"rope turns pairs of a head's elements: D must be even, not {sizes['D']}")
-        for name, array in arrays.items():
-            arrays[name] = contiguous(array)
-        return dict(base=float(base))
-
-    return call(kernel, inputs, out=out, backend=backend, arrange=arrange)
+    rows = next(iter(inputs.values()))
+    D = (getattr(rows, "shape", None) or np.shape(rows) or (0,))[-1]
+    if D % 2:
+        raise ValueError(f"rope turns pairs of a head's elements: D must be even, not {D}")
+    return call(kernel, inputs, out=out, backend=backend, base=base)
