@@ -121,7 +121,6 @@ def test_a_short_text_gets_few_steps_and_says_so(run):
     )
     assert code == 0 and "more would only teach this text by heart" in err
     assert "are over before the training" not in err  # the budget counts from the call of main
-    print(err)
     assert "of 9 samples are lines of the data" in err and "; guessing characters by their frequency" in err
     assert out.count("sample ") == 9
 

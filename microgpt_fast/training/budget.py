@@ -80,6 +80,8 @@ class Budget:
             time_budget=None,
             plan=((0, num_steps),),
         )
+        if self.is_capped and not config.eval_interval:  # its end comes by steps, and perhaps soon
+            self._set(eval_interval=max(1, num_steps // len(RENEWALS)))
 
     def is_due(self):
         """Whether the rest is to be planned anew."""
