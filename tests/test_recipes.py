@@ -11,7 +11,8 @@ from microgpt_fast.data.load import load_corpus
 from microgpt_fast.presets import PRESETS
 from microgpt_fast.training import pace
 from microgpt_fast.training.resume import resume_training, save_training
-from microgpt_fast.training.trainer import Evaluation, Steps, Trainer, train
+from microgpt_fast.training.trainer import Evaluation, Steps, Trainer
+from microgpt_fast.training.whole import train
 
 pytestmark = pytest.mark.slow
 

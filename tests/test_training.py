@@ -9,7 +9,8 @@ from microgpt_fast.config import TrainConfig, UsageError
 from microgpt_fast.random_stream import PythonRandom
 from microgpt_fast.training import pace
 from microgpt_fast.training import trainer as training
-from microgpt_fast.training.trainer import Trainer, train
+from microgpt_fast.training.trainer import Trainer
+from microgpt_fast.training.whole import train
 
 NAMES = ["anna", "bob", "hannah", "otto", "b"]
 

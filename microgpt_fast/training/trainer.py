@@ -1,6 +1,6 @@
 """Training: reads the data once, then takes chunks of steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -383,50 +383,3 @@ class Trainer:
     def take_steps(self, count: int) -> tuple[NDArray[np.float64], int]:
         """Take the next steps, without any note of them: (their losses, the number of tokens predicted)."""
         return take_steps(self, count)
-
-
-def train(
-    data: Source | Corpus = None,
-    *,
-    preset: str = "microgpt",
-    on_step: Callable[[Trainer, Steps], object] | None = None,
-    on_eval: Callable[[Trainer, Evaluation], object] | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Trainer:
-    """Train a model; a terminal or notebook shows the progress of a long training.
-
-    Parameters
-    ----------
-    data, preset, **options
-        See `Trainer`.
-    progress : bool
-        Whether progress may be shown.
-    on_step, on_eval : function of (Trainer, event), optional
-        Called with `Steps` after some steps, and with `Evaluation` after each validation. Set the Trainer's
-        `stopping` to end the training.
-
-    Returns
-    -------
-    run : Trainer
-        The finished run: see run.model, run.losses, run.evaluations, run.random.
-
-    Examples
-    --------
-    >>> run = train(["anna", "hannah"], num_steps=100)
-    >>> run.losses.shape
-    (100,)
-    """
-    from .progress import Progress
-
-    run = Trainer(data, preset=preset, **options)
-    shown = Progress(run, bar=progress, lines=False)
-    for event in run.events():
-        shown.report(event)
-        if isinstance(event, Steps):
-            if on_step is not None:
-                on_step(run, event)
-        elif on_eval is not None:
-            on_eval(run, event)
-    shown.close()
-    return run

@@ -20,6 +20,6 @@ def run(options, stdout):
 def untrained():
     """The page's bytes."""
     from ...export.page import page
-    from ...training.trainer import train
+    from ...training.whole import train
 
     return page(train(num_steps=0, dtype="float32").model, name="untrained", opens="train", text="maria")

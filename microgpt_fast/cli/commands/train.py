@@ -230,7 +230,8 @@ def train(trainer, keeping, quiet, stdout):
         for event in trainer.events():
             if budget is not None:
                 say(
-                    f"a time budget of {budget:g} s allows about {trainer.config.num_steps} steps{capped(trainer)}"
+                    f"a time budget of {budget:g} s allows about {counted(trainer.config.num_steps, 'step')}"
+                    f"{capped(trainer)}"
                 )
                 budget = None
             is_drawn = stdout.is_terminal and progress is not None and progress.is_drawn
@@ -344,10 +345,16 @@ def speed(trainer):
     """One line on how fast a training run was, and on what it ran."""
     step, tokens, seconds = trainer.since
     steps, tokens, seconds = trainer.step - step, trainer.tokens - tokens, trainer.seconds - seconds
+    rate = steps / seconds
     return (
-        f"{steps} steps in {seconds:.3f} s: {steps / seconds:,.0f} steps/s, "
+        f"{counted(steps, 'step')} in {seconds:.3f} s: {rate:,.{0 if rate >= 10 else 2}f} steps/s, "
         f"{tokens / seconds:,.0f} tokens/s ({computing(trainer)})"
     )
+
+
+def counted(number, thing):
+    """A number of things: "1 step", "2 steps"."""
+    return f"{number} {thing}{'s'[: number != 1]}"
 
 
 def computing(trainer):
