@@ -222,13 +222,14 @@ def resolve_numerics(
             f"dtype bfloat16 needs the compiled backend, not {backends.name_of(backend)}: give dtype float32, or "
             f"backend cython"
         )
+    if dtype == "bfloat16" and backend.path_of(config, "fast", dtype) is None:
+        raise UsageError(f"dtype bfloat16 does not support {_differences(config)}: give dtype float32")
     if dtype != "float64":
         reason = f"exact numerics need dtype float64, not {dtype}"
     elif not backend.HAS_EXACT:
         reason = f"the {backends.name_of(backend)} backend has no exact numerics"
     elif backend.path_of(config, "exact") is None:
-        options = config.variations or (f"activation {config.activation}",)
-        reason = f"exact numerics do not serve {', '.join(options)}"
+        reason = f"exact numerics do not support {_differences(config)}"
     elif batch_size != 1:
         reason = f"exact numerics need batch_size 1, not {batch_size}"
     elif not is_plain:
@@ -241,3 +242,9 @@ def resolve_numerics(
         "fast",
         f"{reason}: computing with fast numerics" if numerics is None and dtype == "float64" else None,
     )
+
+
+def _differences(config):
+    """In what a model is not the original's, in words: "position rope, final_norm"."""
+    values = {name: getattr(config, name) for name in config.variations or ("activation",)}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in values.items())

@@ -87,8 +87,8 @@ def test_exact_and_narrow_paths_serve_the_originals_activations_only():
         assert compiled.path_of(config) == ("narrow" if original else "general")
         assert (compiled.path_of(config, "exact") == "exact") is original
     run = mg.train(["anna", "bob"], num_steps=2, activation="silu")
-    assert run.path == "general" and "do not serve activation silu" in run.note
-    with pytest.raises(UsageError, match="do not serve activation gelu"):
+    assert run.path == "general" and "do not support activation silu" in run.note
+    with pytest.raises(UsageError, match="do not support activation gelu"):
         mg.train(["anna", "bob"], num_steps=2, activation="gelu", numerics="exact")
 
 

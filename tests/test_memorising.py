@@ -71,7 +71,7 @@ def test_what_is_said_of_a_model_is_true(overfitted):
     assert "rose to" in said[1] and "that step is kept" in said[1] and len(said) == 2
     last = mg.train(NAMES, **{**OVERFITTING, "num_steps": 4000, "n_embd": 32})
     said = " ".join(findings.findings(last))
-    assert "by heart" in said and "--keep-best True" in said and "is worse than guessing" in said
+    assert "by heart" in said and "--keep-best keeps" in said and "is worse than guessing" in said
     untrained = mg.train(NAMES, **{**SMALL, "num_steps": 1, "learning_rate": 0.0, "init_std": 1.0})
     assert "hardly learned" in " ".join(findings.findings(untrained))
     assert not [*findings.findings(mg.train(NAMES, num_steps=1))]

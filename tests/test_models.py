@@ -304,7 +304,11 @@ def test_the_command_takes_the_options(tmp_path, capsys):
     train = ["train", "--data", str(tmp_path / "names"), "--num-steps", "1", "--num-samples", "1"]
     assert cli.main([*train, "--config", str(tmp_path / "options.toml"), "--no-qk-norm", "--final-norm"]) == 0
     err = capsys.readouterr().err
-    assert "exact numerics do not serve position, final_norm, residual" in err
+    assert "exact numerics do not support position rope, final_norm, residual attention" in err
+    assert cli.main([*train, "--tie_embeddings=False", "--qk-norm", "True", "--dtype", "bfloat16"]) == 2
+    assert "dtype bfloat16 does not support qk_norm: give dtype float32" in capsys.readouterr().err
+    assert cli.main([*train, "--qk-norm=maybe"]) == 2
+    assert "--qk-norm: True or False, not 'maybe'" in capsys.readouterr().err
     assert cli.main([*train, "--residual", "hyber"]) == 2
     assert "did you mean hyper?" in capsys.readouterr().err
 

@@ -50,7 +50,7 @@ def findings(trainer):
         )
     last = trainer.evaluations[-1]
     if last.loss > RISE * best.loss:
-        which = "the model of that step is kept" if kept is best else "--keep-best True keeps the best model"
+        which = "the model of that step is kept" if kept is best else "--keep-best keeps the best model"
         yield (
             f"the held-out loss was best at step {best.step}, {best.loss:.4f}, and rose to {last.loss:.4f}, as the "
             f"model learns its text by heart: {which}; {ADVICE}"

@@ -1,6 +1,6 @@
 """What several commands share: options by name, and failures in one line."""
 
-from argparse import BooleanOptionalAction
+from argparse import SUPPRESS, ArgumentTypeError
 from contextlib import contextmanager
 from dataclasses import fields
 
@@ -20,7 +20,7 @@ from ...messages import file_of, tell
 def truth(text):
     """True or False, as nanoGPT's users write it."""
     if text.lower() not in ("true", "false"):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"True or False, not {text!r:.40}")
     return text.lower() == "true"
 
 
@@ -48,7 +48,7 @@ CONSTANTS = {
     "tokenizer": (str, "char or byte"),
     "val_fraction": (float, "fraction of the data to hold out for validation"),
     "eval_interval": (int, "steps between validations; 0 for one validation, at the end"),
-    "keep_best": (truth, "keep and sample from the model of the best validation: True or False"),
+    "keep_best": (bool, "keep and sample from the model of the best validation"),
     "eval_tokens": (
         int,
         "tokens that a validation reads, a fixed sample of those held out (default: all, "
@@ -92,7 +92,7 @@ RECIPE = (  # options that the original does not have
     "keep_best", "target_loss", "patience",
 )  # fmt: skip
 NANOGPT = {"num_steps": "--max-iters", "min_learning_rate": "--min-lr", "warmup_steps": "--warmup-iters"}
-METAVARS = {int: "N", float: "X", str: "NAME", truth: "True|False"}
+METAVARS = {int: "N", float: "X", str: "NAME"}
 OTHERS = {"time_budget": "TIME"}  # metavars
 
 
@@ -103,8 +103,7 @@ def add_constants(parser, names, default):
     for name in names:
         kind, text = CONSTANTS[name]
         if kind is bool:
-            flag = "--" + name.replace("_", "-")
-            group.add_argument(flag, action=BooleanOptionalAction, default=None, dest=name, help=text)
+            add_flag(group, name, text)
             continue
         spellings = ["--" + name.replace("_", "-"), *filter(None, [NANOGPT.get(name)])]
         group.add_argument(
@@ -114,6 +113,15 @@ def add_constants(parser, names, default):
             metavar=METAVARS[kind],
             help=text + shown_default(name, text, default),
         )
+
+
+def add_flag(group, name, text):
+    """Add --name, --no-name, and --name=False as nanoGPT's users write it."""
+    flag = name.replace("_", "-")
+    group.add_argument(
+        f"--{flag}", nargs="?", const=True, type=truth, dest=name, metavar="True|False", help=text
+    )
+    group.add_argument(f"--no-{flag}", action="store_false", default=None, dest=name, help=SUPPRESS)
 
 
 def shown_default(name, text, default):
