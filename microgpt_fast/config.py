@@ -269,7 +269,7 @@ def stored_dtype(dtype: str) -> str:
 
 
 def _patterns(name, value):
-    if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
         raise UsageError(f"{name} must be a list of patterns, such as ['*.md'], not {shown(value)}")
     return tuple(value)
 

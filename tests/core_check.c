@@ -12,9 +12,12 @@ typedef struct {
     ptrdiff_t batch;
 } run;
 
+#define RUN(layers, C, heads, T, V, f, documents)                                                                          \
+    {.config = {.n_layer = layers, .n_embd = C, .n_head = heads, .block_size = T, .vocab_size = V, .activation = f},       \
+     .batch = documents}
 static const run runs[] = {
-    {{1, 16, 4, 16, 27, MGF_RELU}, 1}, {{1, 16, 4, 16, 27, MGF_RELU2}, 16}, {{2, 32, 4, 24, 31, MGF_RELU}, 3},
-    {{2, 20, 5, 9, 30, MGF_RELU}, 2},  {{1, 15, 3, 70, 5, MGF_RELU2}, 4},   {{3, 100, 1, 40, 65, MGF_RELU}, 1},
+    RUN(1, 16, 4, 16, 27, MGF_RELU, 1), RUN(1, 16, 4, 16, 27, MGF_RELU2, 16), RUN(2, 32, 4, 24, 31, MGF_RELU, 3),
+    RUN(2, 20, 5, 9, 30, MGF_RELU, 2),  RUN(1, 15, 3, 70, 5, MGF_RELU2, 4),   RUN(3, 100, 1, 40, 65, MGF_RELU, 1),
 };
 
 #define DEFINE_TRAIN(name, real, table)                                                                                    \

@@ -27,9 +27,13 @@ def run(tmp_path_factory):
         environment = {
             **os.environ,
             "LD_PRELOAD": str(shim),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]),
         }
-        command = [sys.executable, *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-P",
+            *map(str, arguments),
+        ]  # the installed package, not the sources beside
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         return done.stdout + done.stderr
 

@@ -189,7 +189,7 @@ def test_without_held_out_data_a_preset_does_not_validate():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_on_lines_and_on_streams(preset):
     for data in (["anna", "bob", "hannah", "otto", "eve", "ann"] * 5, load_corpus([TEXT], mode="stream")):
-        run = train(data, preset=preset, num_steps=2, n_embd=12, n_layer=1, num_samples=1)
+        run = train(data, preset=preset, num_steps=2, n_embd=24, n_layer=1, num_samples=1)
         assert (
             run.step == 2
             and np.isfinite(run.losses).all()

@@ -110,7 +110,7 @@ def _array(arena, name, shape, case):
         return THINGS[number % len(THINGS)]
     array = arena.array(shape, dtype, layout, onto)
     if name in INTEGERS and array.dtype.kind in "iu" and array.flags.writeable and (onto is None or onto % 2):
-        limit = case.sizes[INTEGERS[name]]
+        limit = case.sizes.get(INTEGERS[name], len(COUNT))  # rope takes any position
         if name == "cu_seqlens":
             array[...] = 0
             array.flat[-1:] = limit
