@@ -73,9 +73,12 @@ def act(folder):
     code, err = (
         program("train", "--resume", folder / "run") if os.path.isdir(folder / "run") else begin(folder)
     )
+    assert code in (0, 1, 2) and "Traceback" not in err, err
+    if not code:
+        return None
     last = err.splitlines()[-1]
-    assert code in (0, 1, 2) and last.startswith("microgpt-fast: ") and "Traceback" not in err, err
-    return last if code else None
+    assert last.startswith("microgpt-fast: "), err
+    return last
 
 
 def check(folder, refusal):
