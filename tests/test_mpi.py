@@ -30,10 +30,8 @@ def mpi():
     pytest.importorskip("mpi4py", reason="needs mpi4py")
     if MPIRUN is None:
         pytest.skip("needs mpirun")
-    if (
-        started(2, "-c", "from mpi4py import MPI; print(MPI.COMM_WORLD.size)", module=False).stdout
-        != b"2\n2\n"
-    ):
+    program = "from mpi4py import MPI; print(MPI.COMM_WORLD.size)"
+    if started(2, "-c", program, module=False).stdout.split() != [b"2", b"2"]:
         pytest.skip("mpirun starts no processes that know each other")
 
 
@@ -74,7 +72,7 @@ def test_two_and_three_processes_write_what_one_does(tmp_path):
         )
         assert found.returncode == 0, found.stderr
         assert found.stdout == expected.stdout
-        assert f"{processes} processes, which exchanged" in ours(found.stderr)[-1]
+        assert any(f"{processes} processes, which exchanged" in line for line in ours(found.stderr))
         assert (folder / "samples.txt").read_bytes() == (tmp_path / "one" / "samples.txt").read_bytes()
         assert parameters(folder / "last.safetensors") == parameters(tmp_path / "one" / "last.safetensors")
         assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -146,18 +144,27 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_killed_process_ends_the_others_and_leaves_a_whole_checkpoint(tmp_path):
-    folder = tmp_path / "run"
+    folder, program = (
+        tmp_path / "run",
+        """
+import os, sys
+from pathlib import Path
+from mpi4py import MPI
+from microgpt_fast.cli import main
+Path(f"process{MPI.COMM_WORLD.rank}").write_text(str(os.getpid()))
+sys.exit(main(sys.argv[1:]))
+""",
+    )
     process = subprocess.Popen(
-        command(2, "train", "--mpi", *OPTIONS, "--num-steps", "100000000", "--out", folder, "--quiet"),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        command(
+            2, "-c", program, "train", "--mpi", *OPTIONS, "--num-steps", "100000000", "--out", folder, module=False
+        ),
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     for line in process.stderr:  # the first validation has been kept
         if b"val " in line:
             break
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(int((tmp_path / "process1").read_text()), signal.SIGKILL)
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert parameters(folder / "last.safetensors")

@@ -6,6 +6,8 @@ from communicators import together
 
 from microgpt_fast import backends
 from microgpt_fast.config import UsageError
+from microgpt_fast.training.follower import Follower
+from microgpt_fast.training.runs import Run
 from microgpt_fast.training.shards import shards_of
 from microgpt_fast.training.trainer import Trainer
 from microgpt_fast.training.tree import Summer, add_up, largest_nodes, piece
@@ -107,6 +109,11 @@ def test_a_process_holds_its_own_moments_alone():
     )
     trainer = Trainer(WORDS, **WIDE, dtype="float32")
     assert sum(sizes) == trainer.model.parameters.nbytes and max(sizes) < sum(sizes) / 3
+
+
+def test_who_follows_can_be_asked_for_all_that_keeps_a_run():
+    wanted = {name for name in vars(Run) if not name.startswith("_")} - {"create", "path"}
+    assert wanted <= vars(Follower).keys()
 
 
 def test_all_stop_where_one_is_asked_to():

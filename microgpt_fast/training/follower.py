@@ -55,6 +55,9 @@ class Follower:
             self.trainer.moments  # noqa: B018  (asked for by all)
             self.saved_step = self.trainer.step
 
+    def finish(self) -> None:
+        """See `Run.finish`."""
+
     def close(self) -> None:
         """See `Run.close`."""
 
