@@ -59,7 +59,12 @@ def add_arguments(parser):
         "--mpi", action="store_true", default=None, help="train with all processes that mpirun has started"
     )
     add_raw(parser)
-    parser.add_argument("--quiet", action="store_true", default=None, help="print the samples alone")
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        default=None,
+        help="print no losses and no messages: what the model is, and its samples",
+    )
     add_constants(parser, CONSTANTS, "the preset's")
 
 
