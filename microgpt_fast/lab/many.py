@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import Any
 
 from ..config import UsageError, check_integer, resolve, shown
@@ -68,19 +69,22 @@ def train_many(
 
 
 def _trained(configs, corpus, workers, options):
-    ahead, running = deque(), []
+    ahead, running, is_over = deque(), [], Event()
     with ThreadPoolExecutor(workers) as executor:
         try:
             while True:
                 for config in islice(configs, AHEAD * workers - len(ahead)):
-                    ahead.append(executor.submit(_train, corpus, {**options, **_checked(config)}, running))
+                    ahead.append(
+                        executor.submit(_train, corpus, {**options, **_checked(config)}, running, is_over)
+                    )
                 if not ahead:
                     return
                 yield ahead.popleft().result()
         finally:  # the caller may want no more, or be interrupted
+            is_over.set()
             for future in ahead:
                 future.cancel()
-            for trainer in running:
+            for trainer in [*running]:
                 trainer.stopping = True
 
 
@@ -93,9 +97,11 @@ def _checked(config):
     return config
 
 
-def _train(corpus, options, running):
+def _train(corpus, options, running, is_over):
     trainer = Trainer(corpus, **options)
     running.append(trainer)
+    if is_over.is_set():  # perhaps since before it was among the others
+        trainer.stopping = True
     try:
         for _ in trainer.events():
             pass

@@ -277,7 +277,10 @@ class Trainer:
             if event is not None:
                 yield event
             config = self.config
-            self.stopping = self.team.any(self.stopping)
+            if self.team.any(
+                self.stopping
+            ):  # never back to False, which another thread's True would be lost in
+                self.stopping = True
             if self.step >= config.num_steps or self.stopping or self.ended:
                 self._check_finite()
                 if not self.stopping:
