@@ -42,7 +42,7 @@ def command(processes, *arguments, module=True):
     if is_open_mpi and os.getuid() == 0:
         options.append("--allow-run-as-root")
     program = ["-m", "microgpt_fast"] if module else []
-    return [MPIRUN, *options, "-n", str(processes), sys.executable, *program, *arguments]
+    return [MPIRUN, *options, "-n", str(processes), sys.executable, "-P", *program, *arguments]
 
 
 def started(processes, *arguments, module=True):
@@ -51,7 +51,7 @@ def started(processes, *arguments, module=True):
 
 def alone(*arguments):
     result = subprocess.run(
-        [sys.executable, "-m", "microgpt_fast", *arguments], capture_output=True, timeout=120
+        [sys.executable, "-P", "-m", "microgpt_fast", *arguments], capture_output=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
     return result
